@@ -1,0 +1,1 @@
+"""Reasoning image-quality and aesthetics scorers in JAX."""
