@@ -1,0 +1,133 @@
+"""Device mesh and parameter placement: ordered (path pattern -> PartitionSpec) rows.
+
+Models know no mesh. A family's rows live here as data; the first row whose pattern matches the
+whole "/"-joined path wins, and a leaf that no row matches is an error.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxqa.errors import UserError
+
+Rules = Sequence[tuple[str, P]]
+
+BATCH_AXES = ("data", "fsdp")
+"""Rows of a batch are split over both axes: fsdp devices hold different rows too."""
+
+# Column-parallel, then row-parallel inside each block, as in Megatron-LM; the other matrix axis is
+# split over fsdp. Layers are stacked, so the leading axis of a block's leaf is L and stays whole.
+QWEN2_5_VL_RULES: Rules = (
+    (r"visual/patch_embed/proj/kernel", P(None, None, "fsdp")),
+    (r"visual/blocks/(attn/qkv|mlp/gate_proj|mlp/up_proj)/kernel", P(None, "fsdp", "tensor")),
+    (r"visual/blocks/(attn/proj|mlp/down_proj)/kernel", P(None, "tensor", "fsdp")),
+    (r"visual/blocks/(attn/qkv|mlp/gate_proj|mlp/up_proj)/bias", P(None, "tensor")),
+    (r"visual/blocks/.*/(bias|weight)", P()),
+    (r"visual/blocks/norm[12]/weight", P()),
+    (r"visual/merger/fc1/kernel", P("fsdp", "tensor")),
+    (r"visual/merger/fc1/bias", P("tensor")),
+    (r"visual/merger/fc2/kernel", P("tensor", "fsdp")),
+    (r"visual/merger/(fc2/bias|ln_q/weight)", P()),
+    (r"model/embed_tokens/embedding", P("tensor", "fsdp")),
+    (r"lm_head/weight", P("tensor", "fsdp")),
+    (r"model/layers/(self_attn/[qkv]_proj|mlp/(gate|up)_proj)/kernel", P(None, "fsdp", "tensor")),
+    (r"model/layers/(self_attn/o_proj|mlp/down_proj)/kernel", P(None, "tensor", "fsdp")),
+    (r"model/layers/self_attn/[qkv]_proj/bias", P(None, "tensor")),
+    (r"model/layers/(input_layernorm|post_attention_layernorm)/weight", P()),
+    (r"model/norm/weight", P()),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Sizes of the mesh axes; `data=-1` takes every device the other two leave.
+
+    Attributes:
+      data: copies of the parameters, each with its own rows.
+      fsdp: devices over which each parameter is split, gathered layer by layer.
+      tensor: devices over which heads, feed-forward width and vocabulary are split.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        if self.fsdp < 1 or self.tensor < 1 or self.data == 0 or self.data < -1:
+            raise ValueError(f"mesh axes must be positive (data may be -1), got {self}")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """Mesh over the first data*fsdp*tensor devices, axes ("data", "fsdp", "tensor")."""
+    available = jax.device_count()
+    inner = config.fsdp * config.tensor
+    data = available // inner if config.data == -1 else config.data
+    needed = data * inner
+    if needed == 0 or needed > available:
+        raise UserError(
+            f"mesh: {config.data} x {config.fsdp} x {config.tensor} devices wanted, {available} found"
+        )
+    devices = np.asarray(jax.devices()[:needed]).reshape(data, config.fsdp, config.tensor)
+    return Mesh(devices, ("data", "fsdp", "tensor"))
+
+
+def partition_spec(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> P:
+    """The spec of one leaf; an axis that the mesh does not divide stays whole.
+
+    Raises:
+      UserError: no row matches `path`.
+    """
+    for pattern, spec in rules:
+        if re.fullmatch(pattern, path):
+            return _divisible(spec, shape, mesh)
+    raise UserError(f"sharding: no rule matches parameter {path!r}; add a row to the family's rules")
+
+
+def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Drop the axes that do not divide, e.g. 3420 vision columns over 8 devices."""
+    sizes: Mapping[str, int] = mesh.shape
+    kept = (
+        axis if axis is None or size % sizes[axis] == 0 else None
+        for axis, size in zip(spec, shape, strict=False)
+    )
+    return P(*kept)
+
+
+def tree_shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
+    """NamedSharding of every leaf of a parameter tree (arrays or ShapeDtypeStructs)."""
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = "/".join(str(getattr(key, "key", key)) for key in path)
+        return NamedSharding(mesh, partition_spec(name, leaf.shape, rules, mesh))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def shard_rows(batch: Any, mesh: Mesh) -> Any:
+    """Put this process's rows of a batch on the mesh, the leading axis split over the batch axes.
+
+    Raises:
+      ValueError: the leading axis does not divide by the number of row shards.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def put(leaf: Any) -> jax.Array:
+        array = np.asarray(leaf)
+        if array.ndim == 0:
+            return jax.device_put(array, replicated(mesh))
+        if array.shape[0] * jax.process_count() % shards:
+            raise ValueError(f"{array.shape[0]} rows do not divide over {shards} row shards")
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, P(BATCH_AXES)), array)
+
+    return jax.tree.map(put, batch)

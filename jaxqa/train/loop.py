@@ -1,0 +1,150 @@
+"""The training loop: one for every stage. Stages differ by objective and batch source only."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxqa.train.checkpoint import Checkpoints
+from jaxqa.train.state import TrainState
+from jaxqa.train.stop import StopRequest
+
+Metrics = dict[str, float]
+Update = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class BatchSource(Protocol):
+    """Where a stage's batches come from: a loader (SFT), or rollouts of the policy (GRPO)."""
+
+    def next(self, params: Any, step: int) -> tuple[Any, Metrics]:
+        """Device batch for training step `step`, and host metrics of making it."""
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """JSON record of the position after the last batch."""
+        ...
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on after a position recorded by `get_state`."""
+        ...
+
+    def close(self) -> None:
+        """Stop worker processes."""
+        ...
+
+
+class TrainingDiverged(Exception):
+    """A loss or gradient norm was not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How a stage runs.
+
+    Attributes:
+      name: the stage.
+      steps: training steps in all.
+      save_every: steps between checkpoints; the last step is always saved.
+      seed: the run's seed, kept in every checkpoint.
+    """
+
+    name: str
+    steps: int
+    save_every: int
+    seed: int
+
+
+def train(
+    config: LoopConfig,
+    state: TrainState,
+    update: Update,
+    source: BatchSource,
+    *,
+    checkpoints: Checkpoints,
+    report: Callable[[int, Metrics], None],
+    stop: StopRequest,
+) -> tuple[TrainState, float]:
+    """Train from the newest checkpoint (or `state`) to `config.steps`.
+
+    Order of one step: check for a stop, take a batch, dispatch the update, then fetch and report
+    the metrics of the step before it, so that the device never waits for the host's logging.
+
+    Args:
+      report: called once per step with the step's number (from 1) and metrics, in order.
+
+    Returns:
+      The final state and the seconds spent training, over all processes that worked on it.
+
+    Raises:
+      TrainingDiverged: non-finite loss or gradient norm; names the last good checkpoint.
+      stop.Stopped: a stop was requested; the state has been saved.
+    """
+    state, seconds = restore_latest(config, state, source, checkpoints)
+    start, begun = int(state.step), time.monotonic() - seconds
+    pending: tuple[int, Any, Metrics] | None = None
+
+    def settle() -> None:
+        nonlocal pending
+        if pending is not None:
+            step, metrics, host_metrics = pending
+            pending = None
+            report(step, _fetch(config, step, metrics, host_metrics, checkpoints))
+
+    def save(step: int) -> None:
+        settle()  # never save a state whose loss was not finite
+        host = {
+            "source": source.get_state(),
+            "seed": config.seed,
+            "stage": config.name,
+            "seconds": time.monotonic() - begun,
+        }
+        checkpoints.save(step, state, host)
+
+    for step in range(start, config.steps):
+        if stop.requested:
+            if step > start:
+                save(step)
+            checkpoints.wait()
+            stop.leave(config.name, step)
+        batch, host_metrics = source.next(state.params, step)
+        state, metrics = update(state, batch)
+        settle()
+        pending = (step + 1, metrics, host_metrics)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            save(step + 1)
+    checkpoints.wait()
+    return state, time.monotonic() - begun
+
+
+def restore_latest(
+    config: LoopConfig, state: TrainState, source: BatchSource, checkpoints: Checkpoints
+) -> tuple[TrainState, float]:
+    """The newest checkpoint's state and seconds spent, the source moved to its position."""
+    latest = checkpoints.latest_step()
+    if latest is None:
+        return state, 0.0
+    state, host = checkpoints.restore(latest, state)
+    source.set_state(host["source"])
+    return state, float(host["seconds"])
+
+
+def _fetch(
+    config: LoopConfig, step: int, metrics: Any, host_metrics: Metrics, checkpoints: Checkpoints
+) -> Metrics:
+    """Bring a step's metrics to the host and refuse to go on from a non-finite one."""
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name in ("loss", "grad_norm"):
+        if not np.isfinite(values[name]):
+            checkpoints.wait()
+            last = checkpoints.latest_step()
+            kept = "no checkpoint was saved" if last is None else (
+                f"the last good checkpoint is {checkpoints.directory / str(last)}"
+            )
+            raise TrainingDiverged(
+                f"stage {config.name}, step {step}: {name} is {values[name]}; {kept}; "
+                "lower the learning rate or look at the batch before going on"
+            )
+    return values | host_metrics

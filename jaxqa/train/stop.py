@@ -1,0 +1,49 @@
+"""SIGTERM and SIGINT: ask a run to stop at the next safe point."""
+
+import signal
+from types import FrameType, TracebackType
+
+
+class Stopped(Exception):
+    """The run stopped because it was asked to; what it had done is saved."""
+
+
+class StopRequest:
+    """Context manager that turns SIGTERM (and the first Ctrl-C) into a request.
+
+    A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._previous: dict[int, signal.Handlers | object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        """Install the handlers."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the earlier handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def leave(self, stage: str, step: int) -> None:
+        """Raise `Stopped`, saying where."""
+        raise Stopped(f"stopped on request in stage {stage} after step {step}")
+
+    def check(self, stage: str) -> None:
+        """Raise `Stopped` between two pieces of work that keep nothing half-done."""
+        if self.requested:
+            raise Stopped(f"stopped on request in stage {stage}")
