@@ -31,7 +31,7 @@ class JsonLines:
           UserError: the file cannot be opened for writing.
         """
         self._path = path
-        with _writing(path):
+        with explain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_half_line(path)
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -43,7 +43,7 @@ class JsonLines:
           UserError: the disk is full or cannot be written.
         """
         data = b"".join(encode_line(record) for record in records)
-        with _writing(self._path):
+        with explain_disk_errors(self._path):
             size = os.fstat(self._file).st_size
             try:
                 _write_all(self._file, data)
@@ -53,7 +53,7 @@ class JsonLines:
 
     def sync(self) -> None:
         """Waits until everything appended so far is on the disk."""
-        with _writing(self._path):
+        with explain_disk_errors(self._path):
             os.fsync(self._file)
 
     def close(self) -> None:
@@ -117,8 +117,8 @@ def replacing(path: Path) -> Iterator[Any]:
     Raises:
       UserError: the disk is full or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _writing(path):
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -191,7 +191,8 @@ def _remove_half_line(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of the block into a `UserError` that names `path` and what to do."""
     try:
         yield
     except OSError as error:

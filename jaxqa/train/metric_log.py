@@ -18,7 +18,12 @@ from typing import Any
 
 from tensorboard.summary import Writer
 
-from jaxqa.train.json_lines import JsonLines, keep_json_lines, read_json_lines
+from jaxqa.train.json_lines import (
+    JsonLines,
+    explain_disk_errors,
+    keep_json_lines,
+    read_json_lines,
+)
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -81,7 +86,11 @@ class MetricLog:
 
         with MetricLog(workdir) as log:
             log.cut_back("grpo", 0)
+            log.rollouts.append("grpo", 1, records)
             log.append("grpo", 1, {"loss": 0.2, "reward": 0.4})
+
+    Attributes:
+      rollouts: the run's `RolloutLog`, cut back, synced and closed together with the metrics.
     """
 
     def __init__(self, workdir: Path | str, resume_at: tuple[str, int] | None = None):
@@ -96,7 +105,7 @@ class MetricLog:
         """
         self._workdir = Path(workdir)
         self._path = self._workdir / "metrics.jsonl"
-        self._rollouts = RolloutLog(self._workdir)
+        self.rollouts = RolloutLog(self._workdir)
         self._mirror = TensorBoardMirror(self._workdir / "tensorboard")
         self._open()
         if resume_at is not None:
@@ -129,7 +138,7 @@ class MetricLog:
         self._file.close()
         dropped = keep_json_lines(self._path, lambda line: _is_known(line, stage, step, later))
         for name, last in [(stage, step), *((name, 0) for name in later)]:
-            dropped += self._rollouts.cut_back(name, last)
+            dropped += self.rollouts.cut_back(name, last)
         self._mirror.forget()
         self._open()
         return dropped
@@ -137,11 +146,13 @@ class MetricLog:
     def sync(self) -> None:
         """Waits until every line is on the disk; call it before a checkpoint is saved."""
         self._file.sync()
+        self.rollouts.sync()
         self._mirror.flush()
 
     def close(self) -> None:
         """Syncs and closes all files."""
         self._file.close()
+        self.rollouts.close()
         self._mirror.close()
 
     def __enter__(self) -> "MetricLog":
@@ -191,28 +202,32 @@ class TensorBoardMirror:
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds the numbers of one line."""
         stage = _checked(line["stage"])
-        if stage not in self._writers:
-            self._writers[stage] = Writer(str(self._folder / stage))
-        for name, value in line.items():
-            if name not in ("stage", "step") and _is_number(value):
-                self._writers[stage].add_scalar(name, float(value), line["step"])
+        with explain_disk_errors(self._folder):
+            if stage not in self._writers:
+                self._writers[stage] = Writer(str(self._folder / stage))
+            for name, value in line.items():
+                if name not in ("stage", "step") and _is_number(value):
+                    self._writers[stage].add_scalar(name, float(value), line["step"])
 
     def forget(self) -> None:
         """Deletes the event files; the next `catch_up` writes them again."""
         self.close()
-        for file in self._folder.glob("*/events.out.tfevents.*"):
-            file.unlink()
+        with explain_disk_errors(self._folder):
+            for file in self._folder.glob("*/events.out.tfevents.*"):
+                file.unlink()
         self._is_current = False
 
     def flush(self) -> None:
         """Hands buffered events to the file system."""
-        for writer in self._writers.values():
-            writer.flush()
+        with explain_disk_errors(self._folder):
+            for writer in self._writers.values():
+                writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the event files."""
-        for writer in self._writers.values():
-            writer.close()
+        with explain_disk_errors(self._folder):
+            for writer in self._writers.values():
+                writer.close()
         self._writers.clear()
 
 
