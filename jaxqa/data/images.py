@@ -1,0 +1,200 @@
+"""Image files to RGB arrays: bounded, validated, one documented rule per kind of file.
+
+| file                              | what `decode` returns                                        |
+|-----------------------------------|--------------------------------------------------------------|
+| EXIF or TIFF orientation          | upright pixels; unreadable EXIF counts as none               |
+| grey, 1-bit, palette              | the same colours as RGB                                      |
+| alpha, transparent palette entry  | composited on white (HF `convert_to_rgb`)                    |
+| CMYK, YCbCr                       | Pillow's plain conversion, no ICC profile                    |
+| 16-bit grey                       | scaled to 8 bits, rounded to nearest; never clipped          |
+| 16 bits per colour channel        | Pillow's reading: the high byte of each channel              |
+| animation, several pages          | the first frame                                              |
+| 32-bit integer or float, LAB      | UserError: no defined brightness range or colour conversion  |
+| truncated, corrupt, no image      | UserError                                                    |
+| more bytes or pixels than allowed | UserError, before the pixels are unpacked                    |
+"""
+
+import dataclasses
+import io
+import os
+import stat
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from jaxqa.errors import UserError
+from jaxqa.typing import Shaped, UInt8
+
+# Only decoders of plain raster formats: others start external programs (EPS) or have no pixels.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+# What Pillow's decoders raise on damaged files; all of them mean "this file is bad".
+_DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What `decode` accepts.
+
+    Attributes:
+        max_bytes: Largest encoded file.
+        max_pixels: Largest width times height. Pillow's own limit (the default here) holds as
+            well; to go beyond it, raise `PIL.Image.MAX_IMAGE_PIXELS` too.
+    """
+
+    max_bytes: int = 256 * 2**20
+    max_pixels: int = 178_956_970
+
+    def __post_init__(self):
+        if self.max_bytes < 1 or self.max_pixels < 1:
+            raise ValueError(
+                f"max_bytes={self.max_bytes}, max_pixels={self.max_pixels}: expected at least 1"
+            )
+
+
+DEFAULT_LIMITS = DecodeLimits()
+
+
+def decode(
+    source: bytes | str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB pixels of an image file or of its bytes, by the rules of the module's table.
+
+    Args:
+        source: Encoded bytes, or the path of a regular file.
+        name: What error messages call the image; the path by default.
+        limits: Bounds on file size and pixel count.
+
+    Raises:
+        UserError: for every file that gives no image; the message begins with the name.
+    """
+    if name is None:
+        name = f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
+    encoded = _read(source, name, limits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is decided here: bombs, odd EXIF
+        try:
+            with Image.open(io.BytesIO(encoded), formats=_available_formats()) as image:
+                _check_pixel_count(image.size, limits)
+                image.load()
+                return np.array(_upright(_to_rgb(image), _orientation(image)))
+        except Image.UnidentifiedImageError as error:
+            raise UserError(f"{name}: no image found; {_expected()}") from error
+        except _DAMAGE as error:
+            detail = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{name}: cannot decode the image: {detail}; {_expected()}") from error
+
+
+def _read(source: bytes | str | os.PathLike[str], name: str, limits: DecodeLimits) -> bytes:
+    """The encoded bytes, never more than the limit."""
+    if isinstance(source, bytes):
+        encoded = source
+    else:
+        try:
+            if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block, a device never end
+                raise UserError(f"{name}: not a regular file; give the path of an image file")
+            with open(source, "rb") as file:
+                encoded = file.read(limits.max_bytes + 1)
+        except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{name}: cannot read the image file: {reason}") from error
+    if not encoded:
+        raise UserError(f"{name}: the image file is empty; {_expected()}")
+    if len(encoded) > limits.max_bytes:
+        raise UserError(
+            f"{name}: the image file is larger than the limit of {limits.max_bytes} bytes; "
+            "make it smaller or raise max_bytes"
+        )
+    return encoded
+
+
+def _available_formats() -> tuple[str, ...]:
+    """The formats that this Pillow can open (AVIF and JPEG 2000 are optional in it)."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _expected() -> str:
+    return f"expected a complete file in one of these formats: {', '.join(_available_formats())}"
+
+
+def _check_pixel_count(size: tuple[int, int], limits: DecodeLimits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ValueError(
+            f"{width} x {height} pixels are more than the limit of {limits.max_pixels} "
+            "(make it smaller or raise max_pixels)"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB; ValueError for modes without a defined brightness range."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if image.mode == "I" and image.format == "PPM":  # Pillow has scaled these to 0..65535
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no defined range; save 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Shaped[np.ndarray, "h w"]:
+    """Grey values of more than 8 bits, scaled to 0..255; a transparent value becomes white."""
+    values = np.asarray(image).astype(np.int64)
+    highest = 65535
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # 12-bit files are not scaled by Pillow
+        highest = 2 ** int(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]) - 1
+    scaled = ((values * 255 + highest // 2) // highest).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled[values == transparent] = 255
+    return scaled
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8. Read after loading: Pillow has then turned TIFFs itself."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _DAMAGE:  # broken metadata do not make the pixels unreadable
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
