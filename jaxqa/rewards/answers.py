@@ -1,0 +1,42 @@
+"""The arrays that reward functions see: what was answered, and what is true."""
+
+import dataclasses
+import functools
+
+import jax
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["score", "valid", "format_ok", "word_count"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """G answers to each of N prompts.
+
+    Attributes:
+      score: float32 [N G], 0 where invalid.
+      valid: bool [N G], whether a score could be read.
+      format_ok: bool [N G], whether the whole text has the wanted layout.
+      word_count: int32 [N G], words of the whole text, split at white space, tags included.
+    """
+
+    score: jax.Array
+    valid: jax.Array
+    format_ok: jax.Array
+    word_count: jax.Array
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["score", "pool"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What N prompts should be answered.
+
+    Attributes:
+      score: float32 [N], on the scale of the answers.
+      pool: int32 [N], prompts of different pools (data sets) are never ranked against each other.
+    """
+
+    score: jax.Array
+    pool: jax.Array
