@@ -1,0 +1,60 @@
+"""Random keys that name a sample, not its place in a batch."""
+
+import functools
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxqa.typing import Array, Int, Key
+
+IMPLEMENTATION = "threefry2x32"
+"""Named, so that a user's `jax_default_prng_impl` cannot change what a seed means."""
+
+
+def sample_keys(
+    seed: int, stage: str, step: int, example_ids: Int[np.ndarray, "B"], num_samples: int
+) -> Key[Array, "B G"]:
+    """Keys of `num_samples` completions for each example.
+
+    A key is a function of (seed, stage, step, example id, completion index) alone: shuffling,
+    splitting or sharding the batch moves keys, and changes none. Completion index g has the same
+    key whatever `num_samples` is. Token t of a completion uses `token_keys(keys, t)`.
+
+    Args:
+      seed: of the run, in [0, 2**32).
+      stage: name of the stage; its CRC-32 is folded in.
+      step: of the stage, in [0, 2**32).
+      example_ids: any int64; all 64 bits count.
+      num_samples: completions per example, G.
+    """
+    for name, value in (("seed", seed), ("step", step)):
+        if not 0 <= value < 2**32:
+            raise ValueError(f"{name} is {value}; expected an integer in [0, 2**32)")
+    words = example_ids.astype(np.int64).view(np.uint64)
+    high = (words >> np.uint64(32)).astype(np.uint32)
+    low = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    run = np.array([seed, zlib.crc32(stage.encode()), step], np.uint32)
+    # device_put: an explicit transfer, which the training loop's transfer guard allows.
+    return _derive(*jax.device_put((run, high, low)), num_samples)
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def _derive(run: Array, high: Array, low: Array, num_samples: int) -> Array:
+    key = jax.random.key(run[0], impl=IMPLEMENTATION)
+    for part in (run[1], run[2]):
+        key = jax.random.fold_in(key, part)
+
+    def of_example(high: Array, low: Array) -> Array:
+        example = jax.random.fold_in(jax.random.fold_in(key, high), low)
+        indices = jnp.arange(num_samples, dtype=jnp.uint32)
+        return jax.vmap(lambda index: jax.random.fold_in(example, index))(indices)
+
+    return jax.vmap(of_example)(high, low)
+
+
+def token_keys(keys: Key[Array, "B G"], token_index: Int[Array, ""]) -> Key[Array, "B G"]:
+    """Keys of completion token number `token_index`, from those of the completions."""
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
+    return fold_in(keys, token_index)

@@ -1,0 +1,135 @@
+"""The loop on a bigram model; the real model is in test_generation.py."""
+
+import dataclasses
+
+import bigram
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from jaxqa.sampling import keys as keys_lib
+from jaxqa.sampling.sampler import Rollout, Sampler, SamplingConfig
+
+VOCABULARY, PAD, STOPS = 12, 0, (3, 7)
+PARAMS = {"table": np.random.default_rng(0).normal(size=(VOCABULARY,) * 2).astype(np.float32) * 2}
+SAMPLER = Sampler(
+    model=bigram.Bigram(VOCABULARY),
+    config=SamplingConfig(num_samples=4, max_new_tokens=9, temperature=0.8),
+    stop_token_ids=STOPS,
+    pad_token_id=PAD,
+)
+
+
+def make_prompts(rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, length + 1, size=rows)
+    mask = np.arange(length) < lengths[:, None]
+    return {"token_ids": np.where(mask, rng.integers(0, 12, size=(rows, length)), 0), "mask": mask}
+
+
+def sample(sampler: Sampler, prompts: dict, ids: np.ndarray, params: dict = PARAMS) -> Rollout:
+    keys = keys_lib.sample_keys(1, "grpo", 2, ids, sampler.config.num_samples)
+    return jax.device_get(sampler(params, prompts, keys))
+
+
+def test_rollout_is_consistent_with_the_table():
+    prompts = make_prompts(6, 5)
+    rollout = sample(SAMPLER, prompts, np.arange(6))
+    last = prompts["token_ids"][np.arange(6), prompts["mask"].sum(1) - 1]
+    previous = np.concatenate(
+        [np.tile(last[:, None, None], (1, 4, 1)), rollout.token_ids[..., :-1]], axis=-1
+    )
+    expected = scipy.special.log_softmax(PARAMS["table"][previous].astype(float) / 0.8, axis=-1)
+    picked = np.take_along_axis(expected, rollout.token_ids[..., None], -1)[..., 0]
+    mask = rollout.mask
+    np.testing.assert_allclose(rollout.log_probs, np.where(mask, picked, 0), atol=1e-5)
+    entropies = -(np.exp(expected) * expected).sum(-1)
+    np.testing.assert_allclose(rollout.entropies, np.where(mask, entropies, 0), atol=1e-5)
+
+
+def test_a_completion_ends_with_its_first_stop_token():
+    rollout = sample(SAMPLER, make_prompts(40, 5), np.arange(40))
+    endings = set()
+    for tokens, mask, length in zip(
+        rollout.token_ids.reshape(-1, 9),
+        rollout.mask.reshape(-1, 9),
+        rollout.length.ravel(),
+        strict=True,
+    ):
+        stops = np.flatnonzero(np.isin(tokens[mask], STOPS))
+        expected = stops[0] + 1 if stops.size else 9
+        assert mask.sum() == length == expected
+        assert mask[:length].all()
+        assert (tokens[length:] == PAD).all()
+        endings.add(int(tokens[length - 1]) if stops.size else None)
+    assert endings == {3, 7, None}
+
+
+def test_no_stop_tokens_means_full_length():
+    rollout = sample(
+        dataclasses.replace(SAMPLER, stop_token_ids=()), make_prompts(3, 2), np.arange(3)
+    )
+    assert rollout.mask.all()
+
+
+def test_tokens_do_not_depend_on_place_batch_or_neighbours():
+    prompts, ids = make_prompts(6, 5), np.array([5, 9, 2**40, -1, 0, 77])
+    whole = sample(SAMPLER, prompts, ids)
+    order = np.random.default_rng(3).permutation(6)
+    shuffled = sample(SAMPLER, jax.tree.map(lambda x: x[order], prompts), ids[order])
+    np.testing.assert_array_equal(shuffled.token_ids, whole.token_ids[order])
+    for rows in (slice(0, 2), slice(2, 6)):
+        part = sample(SAMPLER, jax.tree.map(lambda x, rows=rows: x[rows], prompts), ids[rows])
+        np.testing.assert_array_equal(part.token_ids, whole.token_ids[rows])
+        np.testing.assert_allclose(part.log_probs, whole.log_probs[rows], rtol=1e-5)
+    fewer = dataclasses.replace(SAMPLER, config=dataclasses.replace(SAMPLER.config, num_samples=2))
+    np.testing.assert_array_equal(sample(fewer, prompts, ids).token_ids, whole.token_ids[:, :2])
+
+
+def test_the_loop_ends_when_every_completion_has_stopped():
+    table = np.full((VOCABULARY,) * 2, -30.0, np.float32)
+    table[np.arange(VOCABULARY), (np.arange(VOCABULARY) + 1) % VOCABULARY] = 30.0  # n -> n + 1
+    prompts = {"token_ids": np.array([[1], [0], [4]]), "mask": np.ones((3, 1), bool)}
+    rollout = sample(SAMPLER, prompts, np.arange(3), {"table": table})
+    np.testing.assert_array_equal(rollout.length, [[2] * 4, [3] * 4, [3] * 4])
+    assert rollout.num_steps == 3
+    np.testing.assert_array_equal(rollout.token_ids[2, 0], [5, 6, 7, 0, 0, 0, 0, 0, 0])
+
+
+def test_padding_rows_are_empty_and_nobody_waits_for_them():
+    prompts = make_prompts(3, 5)
+    prompts["mask"][1] = False
+    table = np.zeros((VOCABULARY,) * 2, np.float32)
+    table[:, 7] = 60.0
+    rollout = sample(SAMPLER, prompts, np.arange(3), {"table": table})
+    np.testing.assert_array_equal(rollout.length, [[1] * 4, [0] * 4, [1] * 4])
+    assert rollout.num_steps == 1
+
+
+def test_one_token_and_greedy():
+    config = SamplingConfig(num_samples=1, max_new_tokens=1, temperature=0.0)
+    prompts = make_prompts(5, 3)
+    rollout = sample(dataclasses.replace(SAMPLER, config=config), prompts, np.arange(5))
+    last = prompts["token_ids"][np.arange(5), prompts["mask"].sum(1) - 1]
+    np.testing.assert_array_equal(rollout.token_ids[:, 0, 0], PARAMS["table"][last].argmax(-1))
+
+
+def test_fifty_ragged_batches_compile_once_per_bucket():
+    rng = np.random.default_rng(8)
+    sampler = dataclasses.replace(SAMPLER, pad_token_id=1)  # a program nobody has compiled yet
+    buckets, before = (4, 8, 16), len(bigram.TRACES)
+    for step in range(50):
+        longest = rng.integers(1, 17)
+        bucket = next(size for size in buckets if size >= longest)
+        prompts = make_prompts(3, bucket, seed=step)
+        prompts["mask"][:, longest:] = False
+        fresh = dataclasses.replace(sampler)  # equal, but another object
+        sample(fresh, prompts, rng.integers(0, 10**12, size=3))
+    assert len(bigram.TRACES) - before == len(buckets)
+
+
+def test_keys_for_another_group_size():
+    keys = keys_lib.sample_keys(0, "sft", 0, np.arange(2), 3)
+    with pytest.raises(ValueError, match="3 completions per prompt, expected num_samples = 4"):
+        SAMPLER(PARAMS, make_prompts(2, 3), keys)
