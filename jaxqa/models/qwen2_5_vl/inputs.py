@@ -1,0 +1,166 @@
+"""What the model reads: prompts with their images, padded to a bucket."""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxqa.errors import UserError
+
+
+# Transformations put shapes, shardings and strings into the fields, so they are not type-checked.
+@jax.tree_util.register_dataclass
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """A batch of prompts; arrays of NumPy on the host, of JAX on the device.
+
+    Patches stand in windows: P slots hold a window's merge units row by row, each unit's patches
+    row by row. A still image's frame is stored once, although the tower's kernel spans two.
+
+    Attributes:
+        token_ids: int32 [B S], padded on the right.
+        mask: bool [B S], True at real tokens.
+        positions: int32 [B 3 S], time, row and column position; 0 at padding.
+        next_position: int32 [B], position of the first completion token, on all three axes.
+        patches: uint8 [B W P C], resized RGB pixels in (channel, row, column) order.
+        patch_mask: bool [B W P], True at real patches.
+        patch_positions: int32 [B W P 2], row and column of the patch in its image.
+        window_image: int32 [B W], number of the window's image in its row; -1 at padding.
+        vision_index: int32 [B S], at an image token the slot (window * units per window + unit)
+            of its merged feature; -1 elsewhere.
+    """
+
+    token_ids: jax.Array
+    mask: jax.Array
+    positions: jax.Array
+    next_position: jax.Array
+    patches: jax.Array
+    patch_mask: jax.Array
+    patch_positions: jax.Array
+    window_image: jax.Array
+    vision_index: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptRow:
+    """One prompt on the host, unpadded; the fields of `Prompts` without B.
+
+    Attributes:
+        token_ids: int32 [S].
+        positions: int32 [3 S].
+        next_position: the first completion token's position.
+        patches: uint8 [W P C]; W is 0 for a prompt without images.
+        patch_mask: bool [W P].
+        patch_positions: int32 [W P 2].
+        window_image: int32 [W].
+        vision_index: int32 [S].
+    """
+
+    token_ids: np.ndarray
+    positions: np.ndarray
+    next_position: int
+    patches: np.ndarray
+    patch_mask: np.ndarray
+    patch_positions: np.ndarray
+    window_image: np.ndarray
+    vision_index: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return self.token_ids.shape[0]
+
+    @property
+    def num_windows(self) -> int:
+        """Number of vision windows."""
+        return self.patches.shape[0]
+
+
+def stack_rows(
+    rows: Sequence[PromptRow], *, prompt_length: int, num_windows: int, pad_token_id: int = 0
+) -> Prompts:
+    """Pad `rows` to one bucket and stack them, as NumPy arrays.
+
+    Raises:
+        UserError: a row does not fit into `prompt_length` tokens or `num_windows` windows.
+        ValueError: no rows, or a bucket without room for a token or a window.
+    """
+    if not rows or prompt_length < 1 or num_windows < 1:
+        raise ValueError(
+            f"got {len(rows)} rows, prompt_length {prompt_length}, num_windows {num_windows}; "
+            "each must be at least 1"
+        )
+    for number, row in enumerate(rows):
+        if row.length > prompt_length or row.num_windows > num_windows:
+            raise UserError(
+                f"prompt {number} has {row.length} tokens and {row.num_windows} image windows; its "
+                f"bucket holds {prompt_length} and {num_windows}: use larger buckets or smaller "
+                "images (prompts are never truncated)"
+            )
+    pad_tokens = functools.partial(_pad_stack, rows, prompt_length)
+    pad_windows = functools.partial(_pad_stack, rows, num_windows)
+    lengths = np.array([row.length for row in rows])
+    fields = dict(
+        token_ids=pad_tokens("token_ids", axis=0, fill=pad_token_id),
+        mask=np.arange(prompt_length)[None, :] < lengths[:, None],
+        positions=pad_tokens("positions", axis=1),
+        next_position=np.array([row.next_position for row in rows], np.int32),
+        patches=pad_windows("patches", axis=0),
+        patch_mask=pad_windows("patch_mask", axis=0),
+        patch_positions=pad_windows("patch_positions", axis=0),
+        window_image=pad_windows("window_image", axis=0, fill=-1),
+        vision_index=pad_tokens("vision_index", axis=0, fill=-1),
+    )
+    return Prompts(**fields)
+
+
+def _pad_stack(
+    rows: Sequence[PromptRow], size: int, name: str, *, axis: int, fill: int = 0
+) -> np.ndarray:
+    arrays = [getattr(row, name) for row in rows]
+    shape = list(arrays[0].shape)
+    shape[axis] = size
+    stacked = np.full([len(rows), *shape], fill, arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[tuple(slice(0, length) for length in array.shape)] = array
+    return stacked
+
+
+@jax.tree_util.register_dataclass
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """Encoded prompts, shared by all completions of a row.
+
+    Attributes:
+        key: [L B K S H], rotated.
+        value: [L B K S H].
+        mask: bool [B S], True at real tokens.
+        last_hidden: [B D], after the final norm, at the last real token.
+        next_position: int32 [B], position of the first completion token.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    mask: jax.Array
+    last_hidden: jax.Array
+    next_position: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Keys and values of completion tokens, T slots, filled from the front.
+
+    Attributes:
+        key: [L B K G T H], rotated.
+        value: [L B K G T H].
+    """
+
+    key: jax.Array
+    value: jax.Array

@@ -1,0 +1,221 @@
+"""Qwen2.5-VL as a frozen object over explicit parameters.
+
+A prompt is encoded once; its G completions are a second stream that attends to the prompt's keys
+and values and to its own past. Training (`group_hidden`) and sampling (`prefill`, `decode`) run
+the same layers.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
+from jaxqa.models.qwen2_5_vl.inputs import Cache, Prefix, Prompts
+from jaxqa.models.qwen2_5_vl.text import TextTower
+from jaxqa.models.qwen2_5_vl.vision import VisionTower
+from jaxqa.nn.linear import draw
+from jaxqa.nn.rope import Rotation, multimodal_rotation, text_rotation
+from jaxqa.nn.stack import Remat
+from jaxqa.typing import Array, Float, Int, Key, Params
+
+
+class Head(nnx.Module):
+    """Output table [V D] of an untied model."""
+
+    def __init__(self, shape: tuple[int, int], *, stddev: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.weight = nnx.Param(draw(rngs, shape, stddev=stddev, dtype=dtype))
+
+
+class Towers(nnx.Module):
+    """All parameters under their names; HF `Qwen2_5_VLForConditionalGeneration`."""
+
+    def __init__(self, config: Qwen2_5_VLConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        text, stddev = config.text, config.initializer_range
+        self.visual = VisionTower(config.vision, stddev=stddev, dtype=dtype, rngs=rngs)
+        self.model = TextTower(text, stddev=stddev, dtype=dtype, rngs=rngs)
+        if not text.tie_word_embeddings:
+            shape = (text.vocab_size, text.hidden_size)
+            self.lm_head = Head(shape, stddev=stddev, dtype=dtype, rngs=rngs)
+
+
+@functools.cache
+def _graphdef(config: Qwen2_5_VLConfig) -> nnx.GraphDef:
+    build = functools.partial(Towers, config, dtype=jnp.dtype("float32"))
+    return nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Qwen2_5_VL:
+    """The model: hashable, without state; every method is a pure function of `params`.
+
+    Attributes:
+        config: the architecture.
+        compute_dtype: dtype of activations; norms, softmax and rotations are float32 throughout.
+            Parameters keep their own dtype and are cast layer by layer.
+        remat: "full" recomputes every layer in the backward pass instead of keeping activations.
+    """
+
+    config: Qwen2_5_VLConfig
+    compute_dtype: str = "float32"
+    remat: Remat = "none"
+
+    def __post_init__(self) -> None:
+        if self.compute_dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(
+                f"compute_dtype is {self.compute_dtype!r}; "
+                "it must be 'float32', 'bfloat16' or 'float16'"
+            )
+        if self.remat not in ("none", "full"):
+            raise ValueError(f"remat is {self.remat!r}; it must be 'none' or 'full'")
+
+    def init(self, key: Key[Array, ""], *, param_dtype: str = "float32") -> Params:
+        """Draw parameters: normal matrices, zero biases, unit norms, as HF initialises them."""
+        towers = Towers(self.config, dtype=jnp.dtype(param_dtype), rngs=nnx.Rngs(params=key))
+        return nnx.to_pure_dict(nnx.split(towers)[1])
+
+    def abstract_params(self, *, param_dtype: str = "float32") -> Params:
+        """Return the parameter tree as `jax.ShapeDtypeStruct`s."""
+        init = functools.partial(self.init, param_dtype=param_dtype)
+        return jax.eval_shape(init, jax.random.key(0))
+
+    def image_features(self, params: Params, prompts: Prompts) -> Float[Array, "B M D"]:
+        """Return merged image tokens, M = windows * units per window, in window order.
+
+        Slots outside an image hold finite garbage; `prompts.vision_index` names the real ones.
+        """
+        towers = self._towers(params)
+        return towers.visual(prompts, dtype=self._dtype, remat=self.remat)
+
+    def prompt_hidden(self, params: Params, prompts: Prompts) -> Float[Array, "B S D"]:
+        """Return the prompt's hidden states after the final norm; garbage at padding."""
+        towers = self._towers(params)
+        x, rotation = self._embed_prompt(towers, prompts)
+        return towers.model.norm(towers.model.read_prompt(x, rotation, remat=self.remat)[0])
+
+    def prompt_activations(self, params: Params, prompts: Prompts) -> Float[Array, "L B S D"]:
+        """Return the residual stream before the first layer and after each one, no final norm."""
+        towers = self._towers(params)
+        x, rotation = self._embed_prompt(towers, prompts)
+        return jnp.concatenate([x[None], towers.model.prompt_activations(x, rotation)])
+
+    def prefill(self, params: Params, prompts: Prompts) -> Prefix:
+        """Encode each prompt once for decoding."""
+        towers = self._towers(params)
+        x, rotation = self._embed_prompt(towers, prompts)
+        x, (key, value) = towers.model.read_prompt(x, rotation, remat=self.remat)
+        return Prefix(
+            key=key,
+            value=value,
+            mask=prompts.mask,
+            last_hidden=towers.model.norm(_last_token(x, prompts)),
+            next_position=prompts.next_position,
+        )
+
+    def group_hidden(
+        self, params: Params, prompts: Prompts, completion_ids: Int[Array, "B G T"]
+    ) -> Float[Array, "B G T D"]:
+        """Return the hidden states, after the final norm, that predict each completion token.
+
+        Token 0 is predicted from the prompt's last token, token t from completion token t-1. Equal
+        to running each prompt with each completion as one sequence; ids at padding may be any of
+        the vocabulary.
+        """
+        towers = self._towers(params)
+        tower, (batch, groups, length) = towers.model, completion_ids.shape
+        x, rotation = self._embed_prompt(towers, prompts)
+        y = tower.embed_tokens(completion_ids[:, :, : length - 1], dtype=self._dtype)
+        steps = jnp.arange(length - 1, dtype=prompts.next_position.dtype)
+        rotations = (rotation, self._text_rotation(prompts.next_position[:, None] + steps[None]))
+        if length > 1:
+            x, y = tower.read_group(x, y, rotations, prompts.mask, remat=self.remat)
+        else:
+            x, _ = tower.read_prompt(x, rotation, remat=self.remat)
+        first = _last_token(x, prompts)[:, None, None, :]
+        first = jnp.broadcast_to(first, (batch, groups, 1, first.shape[-1]))
+        return tower.norm(jnp.concatenate([first, y], axis=2))
+
+    def init_cache(
+        self, prefix: Prefix, *, num_samples: int, length: int, dtype: str | None = None
+    ) -> Cache:
+        """Return an empty cache for `num_samples` completions of `length` tokens per prompt.
+
+        `dtype` is the prefix's unless given.
+        """
+        layers, batch, heads, _, width = prefix.key.shape
+        shape = (layers, batch, heads, num_samples, length, width)
+        zeros = jnp.zeros(shape, prefix.key.dtype if dtype is None else jnp.dtype(dtype))
+        return Cache(key=zeros, value=zeros)
+
+    def decode(
+        self,
+        params: Params,
+        prefix: Prefix,
+        cache: Cache,
+        token_ids: Int[Array, "B G"],
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, "B G D"], Cache]:
+        """Process completion token number `step` of each sample; return what predicts the next.
+
+        The prompt's keys and values are read once per group, the cache is read by every layer and
+        written once, at `step`.
+        """
+        tower = self._towers(params).model
+        y = tower.embed_tokens(token_ids[:, :, None], dtype=self._dtype)
+        step = step.astype(prefix.next_position.dtype)
+        is_past = jnp.arange(cache.key.shape[4], dtype=step.dtype) < step
+        y, (key, value) = tower.read_token(
+            y,
+            self._text_rotation(prefix.next_position[:, None] + step),
+            prompt=(prefix.key, prefix.value, prefix.mask),
+            past=(cache.key.astype(self._dtype), cache.value.astype(self._dtype), is_past),
+        )
+        write = functools.partial(lax.dynamic_update_slice_in_dim, start_index=step, axis=4)
+        cache = Cache(
+            key=write(cache.key, key.astype(cache.key.dtype)),
+            value=write(cache.value, value.astype(cache.value.dtype)),
+        )
+        return tower.norm(y)[:, :, 0], cache
+
+    def head(self, params: Params) -> Float[Array, "V D"]:
+        """Return the output table, in the parameters' dtype: logits = hidden @ head.T."""
+        if self.config.text.tie_word_embeddings:
+            return params["model"]["embed_tokens"]["embedding"]
+        return params["lm_head"]["weight"]
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.compute_dtype)
+
+    def _towers(self, params: Params) -> Towers:
+        return nnx.merge(_graphdef(self.config), params)
+
+    def _text_rotation(self, positions: Int[Array, "B T"]) -> Rotation:
+        text = self.config.text
+        return text_rotation(positions, head_dim=text.head_dim, theta=text.rope_theta)
+
+    def _embed_prompt(
+        self, towers: Towers, prompts: Prompts
+    ) -> tuple[Float[Array, "B S D"], Rotation]:
+        """Look up the tokens and put the image features in their places."""
+        text = self.config.text
+        tokens = towers.model.embed_tokens(prompts.token_ids, dtype=self._dtype)
+        features = towers.visual(prompts, dtype=self._dtype, remat=self.remat)
+        index = prompts.vision_index[:, :, None]
+        placed = jnp.take_along_axis(features, jnp.maximum(index, 0), axis=1, mode="clip")
+        rotation = multimodal_rotation(
+            prompts.positions,
+            head_dim=text.head_dim,
+            theta=text.rope_theta,
+            sections=text.mrope_section,
+        )
+        return jnp.where(index >= 0, placed, tokens), rotation
+
+
+def _last_token(x: Float[Array, "B S D"], prompts: Prompts) -> Float[Array, "B D"]:
+    """Pick each row's activations at its last real token."""
+    last = jnp.maximum(prompts.mask.sum(axis=1, dtype=jnp.int32) - 1, 0)
+    return jnp.take_along_axis(x, last[:, None, None], axis=1, mode="clip")[:, 0]

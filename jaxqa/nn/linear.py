@@ -1,0 +1,49 @@
+"""Affine maps whose parameters keep their own dtype and are cast where they are used."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxqa.typing import Array, Float
+
+
+def along_last(vector: Float[Array, " D"], rank: int) -> Float[Array, "..."]:
+    """Reshape a vector so that it broadcasts along the last of `rank` axes."""
+    return vector.reshape((1,) * (rank - 1) + vector.shape)
+
+
+def draw(
+    rngs: nnx.Rngs, shape: tuple[int, ...], *, stddev: float, dtype: jnp.dtype
+) -> Float[Array, "..."]:
+    """Draw a normal matrix in float32 and store it as `dtype`."""
+    return (stddev * jax.random.normal(rngs.params(), shape, jnp.float32)).astype(dtype)
+
+
+class Linear(nnx.Module):
+    """`x @ kernel + bias` over the last axis, in the dtype of `x`.
+
+    `kernel` is [in out], the transpose of torch's `weight`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool,
+        stddev: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        shape = (in_features, out_features)
+        self.kernel = nnx.Param(draw(rngs, shape, stddev=stddev, dtype=dtype))
+        self.use_bias = use_bias
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros((out_features,), dtype))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """Map the last axis."""
+        y = jnp.einsum("...d,df->...f", x, self.kernel[...].astype(x.dtype))
+        if self.use_bias:
+            y = y + along_last(self.bias[...].astype(x.dtype), y.ndim)
+        return y
