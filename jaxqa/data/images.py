@@ -5,11 +5,11 @@
 | EXIF or TIFF orientation          | upright pixels; unreadable EXIF counts as none               |
 | grey, 1-bit, palette              | the same colours as RGB                                      |
 | alpha, transparent palette entry  | composited on white (HF `convert_to_rgb`)                    |
-| CMYK, YCbCr                       | Pillow's plain conversion, no ICC profile                    |
+| CMYK, YCbCr, LAB                  | Pillow's plain conversion, no embedded ICC profile           |
 | 16-bit grey                       | scaled to 8 bits, rounded to nearest; never clipped          |
 | 16 bits per colour channel        | Pillow's reading: the high byte of each channel              |
 | animation, several pages          | the first frame                                              |
-| 32-bit integer or float, LAB      | UserError: no defined brightness range or colour conversion  |
+| 32-bit integer, float             | UserError: brightness has no defined range                   |
 | truncated, corrupt, no image      | UserError                                                    |
 | more bytes or pixels than allowed | UserError, before the pixels are unpacked                    |
 """
@@ -31,7 +31,7 @@ from jaxqa.typing import Shaped, UInt8
 # Only decoders of plain raster formats: others start external programs (EPS) or have no pixels.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
-# What Pillow's decoders raise on damaged files; all of them mean "this file is bad".
+# What Pillow's decoders raise on damaged files (ImportError: on ones that this build cannot read).
 _DAMAGE = (
     OSError,
     EOFError,
@@ -43,6 +43,7 @@ _DAMAGE = (
     AttributeError,
     RuntimeError,
     AssertionError,
+    ImportError,
     MemoryError,
     struct.error,
     zlib.error,

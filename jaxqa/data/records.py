@@ -1,4 +1,4 @@
-"""What a data set is made of: its facts, its rows as the files say, and the examples made of them."""
+"""What a data set is made of: its facts, its rows as files say them, and the examples of them."""
 
 import dataclasses
 import hashlib
