@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -104,7 +105,7 @@ def stack_rows(
     pad_tokens = functools.partial(_pad_stack, rows, prompt_length)
     pad_windows = functools.partial(_pad_stack, rows, num_windows)
     lengths = np.array([row.length for row in rows])
-    fields = dict(
+    fields: dict[str, Any] = dict(
         token_ids=pad_tokens("token_ids", axis=0, fill=pad_token_id),
         mask=np.arange(prompt_length)[None, :] < lengths[:, None],
         positions=pad_tokens("positions", axis=1),

@@ -85,7 +85,7 @@ def build_row(
     grids = [(i.shape[0] // vision.patch_size, i.shape[1] // vision.patch_size) for i in images]
     positions, next_position = mrope_positions(token_ids, grids, config)
     layouts = [window_layout(grid_h, grid_w, vision) for grid_h, grid_w in grids]
-    blocks = [_window_patches(*pair, vision) for pair in zip(images, layouts, strict=True)]
+    blocks = [_window_patches(i, layout, vision) for i, layout in zip(images, layouts, strict=True)]
     vision_index = np.full(token_ids.shape, -1, np.int32)
     vision_index[token_ids == config.image_token_id] = _feature_slots(layouts)
     num_windows, patches = sum(map(len, layouts)), vision.patches_per_window

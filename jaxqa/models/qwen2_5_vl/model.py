@@ -138,16 +138,11 @@ class Qwen2_5_VL:
         first = jnp.broadcast_to(first, (batch, groups, 1, first.shape[-1]))
         return tower.norm(jnp.concatenate([first, y], axis=2))
 
-    def init_cache(
-        self, prefix: Prefix, *, num_samples: int, length: int, dtype: str | None = None
-    ) -> Cache:
-        """Return an empty cache for `num_samples` completions of `length` tokens per prompt.
-
-        `dtype` is the prefix's unless given.
-        """
+    def init_cache(self, prefix: Prefix, num_samples: int, length: int) -> Cache:
+        """Return an empty cache for `num_samples` completions of `length` tokens per prompt."""
         layers, batch, heads, _, width = prefix.key.shape
         shape = (layers, batch, heads, num_samples, length, width)
-        zeros = jnp.zeros(shape, prefix.key.dtype if dtype is None else jnp.dtype(dtype))
+        zeros = jnp.zeros(shape, prefix.key.dtype)
         return Cache(key=zeros, value=zeros)
 
     def decode(
@@ -171,13 +166,10 @@ class Qwen2_5_VL:
             y,
             self._text_rotation(prefix.next_position[:, None] + step),
             prompt=(prefix.key, prefix.value, prefix.mask),
-            past=(cache.key.astype(self._dtype), cache.value.astype(self._dtype), is_past),
+            past=(cache.key, cache.value, is_past),
         )
         write = functools.partial(lax.dynamic_update_slice_in_dim, start_index=step, axis=4)
-        cache = Cache(
-            key=write(cache.key, key.astype(cache.key.dtype)),
-            value=write(cache.value, value.astype(cache.value.dtype)),
-        )
+        cache = Cache(key=write(cache.key, key), value=write(cache.value, value))
         return tower.norm(y)[:, :, 0], cache
 
     def head(self, params: Params) -> Float[Array, "V D"]:

@@ -114,7 +114,7 @@ class TextTower(nnx.Module):
         """Return the activations after each layer, before the final norm."""
 
         def step(layer: DecoderLayer, x: Array, _: None) -> tuple[Array, Array]:
-            x, _ = layer(x, rotation)
+            x = layer(x, rotation)[0]
             return x, x[:, 0]
 
         return scan_layers(self.layers, step, x[:, None])[1]
@@ -133,7 +133,7 @@ class TextTower(nnx.Module):
         def step(layer: DecoderLayer, streams: KeyValue, _: None) -> tuple[KeyValue, None]:
             x, y = streams
             x, (key, value) = layer(x, rotations[0])
-            y, _ = layer(y, rotations[1], shared=Segment(key[:, :, 0], value[:, :, 0], mask))
+            y = layer(y, rotations[1], shared=Segment(key[:, :, 0], value[:, :, 0], mask))[0]
             return (x, y), None
 
         (x, y), _ = scan_layers(self.layers, step, (x[:, None], y), remat=remat)

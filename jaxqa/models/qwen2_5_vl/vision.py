@@ -140,7 +140,8 @@ class VisionTower(nnx.Module):
         whole_shape = (batch, 1, windows * patches, width)
         cos, sin = rotation
         window_rotation = (cos[:, :, None], sin[:, :, None])
-        whole_rotation = tuple(r.reshape(batch, 1, 1, windows * patches, -1) for r in rotation)
+        angles_shape = (batch, 1, 1, windows * patches, -1)
+        whole_rotation = (cos.reshape(angles_shape), sin.reshape(angles_shape))
         window_mask = prompts.patch_mask[:, :, None, None, :]
         whole_mask = _same_image(prompts)
 
