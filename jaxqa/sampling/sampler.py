@@ -51,7 +51,7 @@ class Decoder(typing.Protocol):
         """Encode B prompts; the result has `last_hidden` [B D] and `mask` [B S]."""
         ...
 
-    def init_cache(self, prefix: Any, num_samples: int, length: int) -> Any:
+    def init_cache(self, prefix: Any, *, num_samples: int, length: int) -> Any:
         """Make room for `length` tokens of `num_samples` completions per prompt."""
         ...
 
@@ -141,13 +141,13 @@ def _sample(sampler: Sampler, params: Params, prompts: Any, keys: Array) -> Roll
 
     empty = _empty_rollout(keys.shape, config.max_new_tokens, sampler.pad_token_id)
     real = jnp.broadcast_to(prefix.mask.any(-1)[:, None], keys.shape)
-    cache = model.init_cache(prefix, config.num_samples, config.max_new_tokens)
+    cache = model.init_cache(prefix, num_samples=config.num_samples, length=config.max_new_tokens)
     # The first token needs no decoding: it follows from the prompt alone.
     first = extend(empty, prefix.last_hidden[:, None], real)
     return jax.lax.while_loop(unfinished, advance, (*first, cache))[0]
 
 
-def _empty_rollout(rows: tuple[int, int], length: int, pad_token_id: int) -> Rollout:
+def _empty_rollout(rows: tuple[int, ...], length: int, pad_token_id: int) -> Rollout:
     shape = (*rows, length)
     return Rollout(
         token_ids=jnp.full(shape, pad_token_id, jnp.int32),

@@ -27,7 +27,7 @@ class Bigram:
         tokens = jnp.take_along_axis(prompts["token_ids"], last[:, None], axis=1)[:, 0]
         return Prefix(jax.nn.one_hot(tokens, self.vocabulary), prompts["mask"])
 
-    def init_cache(self, prefix: Prefix, num_samples: int, length: int) -> jax.Array:
+    def init_cache(self, prefix: Prefix, *, num_samples: int, length: int) -> jax.Array:
         return jnp.full((prefix.mask.shape[0], num_samples, length), -1, jnp.int32)
 
     def decode(
