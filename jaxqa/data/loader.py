@@ -1,0 +1,296 @@
+"""Batches from examples through Grain: shuffled, sharded, resumable, in worker processes or not.
+
+loader = train_loader(examples, template=..., encoder=..., buckets=..., config=config, seed=0)
+batch = next(loader)
+loader.get_state()  # JSON; set_state() goes on at the exact next batch
+"""
+
+import dataclasses
+import functools
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import grain
+import numpy as np
+from absl import flags
+
+from jaxqa.data import worker_life
+from jaxqa.data.batching import BatchBuilder, Buckets, OnBadImage, PromptBatch
+from jaxqa.data.encoding import PromptEncoder
+from jaxqa.data.prompts import PromptTemplate
+from jaxqa.data.records import Example
+from jaxqa.data.schedule import EvaluationSchedule, PlannedBatch, Schedule, TrainingSchedule
+from jaxqa.errors import UserError
+
+_READY_BATCHES = 2  # built ahead, per worker
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How batches are made.
+
+    Attributes:
+        batch_size: rows of a batch over all processes.
+        num_workers: worker processes of this process; 0 builds batches in a thread.
+        on_bad_image: "raise" a UserError, or "mask" the row and go on.
+        cache_mb: megabytes of prepared rows that each process or worker keeps in memory, so that
+            small data sets are decoded once.
+    """
+
+    batch_size: int = 32
+    num_workers: int = 0
+    on_bad_image: OnBadImage = "raise"
+    cache_mb: int = 0
+
+    def __post_init__(self):
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("cache_mb", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Which of the processes this is; each takes consecutive rows of every global batch."""
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, batch_size: int) -> slice:
+        """This process's rows of a global batch.
+
+        Raises:
+            ValueError: `count` does not divide `batch_size`, or `index` is not below `count`.
+        """
+        if not 0 <= self.index < self.count or batch_size % self.count:
+            raise ValueError(
+                f"process {self.index} of {self.count}, batch_size {batch_size}; expected an "
+                "index below the count, and a batch size that the count divides"
+            )
+        size = batch_size // self.count
+        return slice(self.index * size, (self.index + 1) * size)
+
+
+class Loader(Iterator[PromptBatch]):
+    """Iterator of batches whose position can be saved and restored.
+
+    Batch number n is a pure function of the examples, the seed and n, so the position is one
+    number, whatever the number of workers and processes. Workers start at the first `next`.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        build: Callable[[PlannedBatch], PromptBatch],
+        *,
+        num_workers: int,
+        fingerprint: str,
+    ):
+        """Use `train_loader` or `evaluation_loader`."""
+        self._schedule = schedule
+        self._build = build
+        self._num_workers = num_workers
+        self._fingerprint = fingerprint
+        self._next = 0
+        self._running = _Running()
+        weakref.finalize(self, self._running.close)
+
+    def __len__(self) -> int:
+        """Number of batches from the first; very large when training."""
+        return len(self._schedule)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> PromptBatch:
+        """The next batch; StopIteration at the end of an evaluation's pass.
+
+        Raises:
+            UserError: an image cannot be read and `on_bad_image` is "raise".
+        """
+        if self._next >= len(self):
+            self.close()
+            raise StopIteration
+        try:
+            batch = self._running.next(self._start)
+        except UserError:
+            self.close()
+            raise
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """JSON record of the position after the last batch."""
+        return {"next_batch": self._next, "fingerprint": self._fingerprint}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on after a position recorded by `get_state`.
+
+        Raises:
+            UserError: it was recorded with other examples, labels, buckets, batch size or seed.
+        """
+        if state["fingerprint"] != self._fingerprint:
+            raise UserError(
+                "the checkpoint's data position belongs to other data (fingerprint "
+                f"{state['fingerprint']}, expected {self._fingerprint}): examples, buckets, batch "
+                "size or seed have changed; restore them or use another work directory"
+            )
+        self.close()
+        self._next = int(state["next_batch"])
+
+    def reset(self) -> None:
+        """Go back to the first batch."""
+        self.close()
+        self._next = 0
+
+    def close(self) -> None:
+        """Stop the worker processes; `next` would start them again."""
+        self._running.close()
+
+    def _start(self) -> grain.DatasetIterator:
+        rest = _From(schedule=self._schedule, start=self._next)
+        dataset = grain.MapDataset.source(rest).map(self._build)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_READY_BATCHES)
+        batches = dataset.to_iter_dataset(options)
+        if self._num_workers:
+            if not flags.FLAGS.is_parsed():  # Grain reads its own, whoever parses the command line
+                flags.FLAGS.mark_as_parsed()
+            workers = grain.MultiprocessingOptions(
+                num_workers=self._num_workers, per_worker_buffer_size=_READY_BATCHES
+            )
+            batches = batches.mp_prefetch(workers, worker_init_fn=worker_life.tie_to_parent)
+        return iter(batches)
+
+
+def train_loader(
+    examples: Sequence[Example],
+    *,
+    template: PromptTemplate,
+    encoder: PromptEncoder,
+    buckets: Buckets,
+    config: LoaderConfig,
+    seed: int,
+    supervised: bool = False,
+    shard: Shard = Shard(),
+) -> Loader:
+    """Endless batches, shuffled anew in every epoch; `SftBatch`es if `supervised`.
+
+    Reads every image's header, so that what cannot be trained on is found before the start. An
+    epoch has `len(examples) // batch_size` batches; the few examples left over differ by epoch.
+
+    Raises:
+        UserError: see `BatchBuilder.measure`; or fewer examples than `batch_size`, or two with
+            one id.
+    """
+    builder = BatchBuilder(
+        examples,
+        template=template,
+        encoder=encoder,
+        buckets=buckets,
+        supervised=supervised,
+        on_bad_image=config.on_bad_image,
+        cache_bytes=config.cache_mb * 2**20,
+    )
+    measured = builder.measure()
+    schedule = TrainingSchedule(measured[0], batch_size=config.batch_size, seed=seed)
+    return _loader(builder, schedule, measured=measured, config=config, seed=seed, shard=shard)
+
+
+def evaluation_loader(
+    examples: Sequence[Example],
+    *,
+    template: PromptTemplate,
+    encoder: PromptEncoder,
+    buckets: Buckets,
+    config: LoaderConfig,
+    supervised: bool = False,
+    shard: Shard = Shard(),
+) -> Loader:
+    """One pass over `examples`, bucket by bucket and in order inside a bucket.
+
+    Each bucket's last batch is padded with rows that are not valid.
+
+    Raises:
+        UserError: see `BatchBuilder.measure`; or no examples, or two with one id.
+    """
+    builder = BatchBuilder(
+        examples,
+        template=template,
+        encoder=encoder,
+        buckets=buckets,
+        supervised=supervised,
+        on_bad_image=config.on_bad_image,
+        cache_bytes=config.cache_mb * 2**20,
+    )
+    measured = builder.measure()
+    schedule = EvaluationSchedule(measured[0], batch_size=config.batch_size)
+    return _loader(builder, schedule, measured=measured, config=config, seed=None, shard=shard)
+
+
+def _loader(
+    builder: BatchBuilder,
+    schedule: Schedule,
+    *,
+    measured: tuple[np.ndarray, np.ndarray],
+    config: LoaderConfig,
+    seed: int | None,
+    shard: Shard,
+) -> Loader:
+    example_ids = np.array([example.example_id for example in builder.examples], np.int64)
+    if len(np.unique(example_ids)) != len(example_ids):
+        raise UserError("two examples have the same example_id; expected one id for each")
+    build = functools.partial(
+        _build,
+        builder,
+        local=shard.rows(config.batch_size),
+        target_lengths=measured[1],
+    )
+    digest = hashlib.blake2b(repr((config.batch_size, seed)).encode(), digest_size=8)
+    for part in (example_ids, *measured):
+        digest.update(part.tobytes())
+    return Loader(schedule, build, num_workers=config.num_workers, fingerprint=digest.hexdigest())
+
+
+def _build(
+    builder: BatchBuilder, planned: PlannedBatch, *, local: slice, target_lengths: np.ndarray
+) -> PromptBatch:
+    """This process's rows of a planned batch."""
+    longest = int(target_lengths[planned.rows].max())  # over all processes: one shape for all
+    return builder.build(
+        planned.rows[local],
+        valid=planned.valid[local],
+        bucket=planned.bucket,
+        completion_length=builder.buckets.completion_length(longest) if builder.supervised else 0,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _From:
+    """A schedule from batch `start` on, as a Grain data source."""
+
+    schedule: Schedule
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.schedule) - self.start
+
+    def __getitem__(self, number: int) -> PlannedBatch:
+        return self.schedule[self.start + int(number)]
+
+
+class _Running:
+    """Grain's iterator while it runs; apart from the loader, whose finalizer closes it."""
+
+    def __init__(self) -> None:
+        self._iterator: grain.DatasetIterator | None = None
+
+    def next(self, start: Callable[[], grain.DatasetIterator]) -> PromptBatch:
+        if self._iterator is None:
+            self._iterator = start()
+        return next(self._iterator)
+
+    def close(self) -> None:
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
