@@ -133,7 +133,7 @@ def _check_tokens(
                 f"an image is {height} x {width} pixels; both sides must be positive multiples of "
                 f"{vision.merged_size}: resize it first"
             )
-    expected = [count_tokens(*image.shape[:2], vision) for image in images]
+    expected = [count_tokens(image.shape[0], image.shape[1], vision) for image in images]
     found = _placeholder_runs(token_ids == config.image_token_id)
     if found != expected:
         raise UserError(

@@ -1,6 +1,7 @@
 """Vision tower: windows of patches as dense blocks, the whole image only where it must be."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ class VisionTower(nnx.Module):
 
         graphdef, stacked = nnx.split(self.blocks)
 
-        def run(x: Array, state: nnx.State, windowed: int) -> Array:
+        def run(x: Array, state: Any, windowed: int) -> Array:
             for body, part in ((in_windows, slice(0, windowed)), (in_image, slice(windowed, None))):
                 layers = jax.tree.map(lambda leaf, part=part: leaf[part], state)
                 if jax.tree.leaves(layers)[0].shape[0]:
