@@ -1,0 +1,303 @@
+"""The demo data set: photographs that are on the machine, distorted, in KADID-10k's layout.
+
+    images/I0001.png  images/I0001_03_05.png  dmos.csv  splits.csv  rationales.jsonl  manifest.json
+
+A "reference" of the files is one crop of a scene. Labels are synthetic (`pseudo_mos`).
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxqa.data import demo_rationales, distortions, procedural, scenes
+from jaxqa.data.pseudo_mos import pseudo_mos
+from jaxqa.data.reference_crops import augment, scene_crop, stretch_levels
+from jaxqa.errors import UserError
+
+MANIFEST = "manifest.json"
+GENERATOR_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoDataConfig:
+    """How much demo data to make, and which photographs are held out.
+
+    Attributes:
+        crop_size: Side of every picture in pixels, a multiple of 28.
+        fold: Which photographs are the test split, 0 to `num_folds` - 1.
+        num_folds: Parts into which the photographs are dealt.
+        num_validation: Photographs in the validation split.
+        photograph_crops: Crops of the training photographs together, dealt evenly.
+        auxiliary_crops: Crops of the grey and scientific pictures together, for training.
+        procedural_crops: Procedural scenes, one crop each, for training.
+        validation_crops: Crops of the validation photographs together, at least one each.
+        test_crops: Crops of the test photographs together, at least one each.
+        train_distortions: Distorted versions of a training crop, 1 to 40; held-out crops get all.
+        wallpapers: Use the photographs of Debian's wallpaper packages where installed.
+    """
+
+    crop_size: int = 112
+    fold: int = 0
+    num_folds: int = 4
+    num_validation: int = 1
+    photograph_crops: int = 300
+    auxiliary_crops: int = 72
+    procedural_crops: int = 300
+    validation_crops: int = 5
+    test_crops: int = 10
+    train_distortions: int = 10
+    wallpapers: bool = True
+
+    def __post_init__(self) -> None:
+        if self.crop_size < 28 or self.crop_size % 28:
+            raise UserError(f"crop_size must be a multiple of 28, found {self.crop_size}")
+        versions = len(distortions.DISTORTIONS) * distortions.NUM_LEVELS
+        if not 1 <= self.train_distortions <= versions:
+            raise UserError(f"train_distortions must be 1 to {versions}: {self.train_distortions}")
+        if min(self.photograph_crops, self.validation_crops, self.test_crops) < 1:
+            raise UserError("photograph_crops, validation_crops and test_crops must be at least 1")
+        if self.auxiliary_crops < 0 or self.procedural_crops < 0:
+            raise UserError("auxiliary_crops and procedural_crops must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One reference crop to make with its distorted versions."""
+
+    reference: str
+    scene: str
+    kind: str
+    split: str
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    name: str
+    reference: str
+    score: float
+    variance: float
+    rationale: str | None
+
+
+def make_demo_dataset(
+    root: str | os.PathLike[str], config: DemoDataConfig, *, seed: int, num_threads: int = 2
+) -> Path:
+    """Write the demo data set into `root` and return it; do nothing where it is already there.
+
+    The files are a function of `config`, `seed` and the pictures installed. They appear under
+    their name all at once: an interrupted run leaves only a folder `<root>.partial`.
+
+    Raises:
+        UserError: `root` holds something else, or too few photographs are installed.
+    """
+    root = Path(root)
+    found = scenes.find_scenes(wallpapers=config.wallpapers)
+    description = _describe(found, config, seed)
+    if _is_complete(root, description):
+        return root
+    partial = root.with_name(root.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "images").mkdir(parents=True)
+    jobs = list(_jobs(found, config))
+    pictures = {scene.name: scenes.load_scene(scene) for scene in found}
+    with ThreadPoolExecutor(num_threads) as pool:
+        made = pool.map(lambda job: _make(job, pictures, partial, config, seed), jobs)
+        rows = [row for group in made for row in group]
+    _write_tables(partial, jobs, rows)
+    references = {job.reference: job.scene for job in jobs}
+    manifest = {**description, "references": references, "images": len(rows)}
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    os.replace(partial, root)
+    return root
+
+
+def _describe(found: list[scenes.Scene], config: DemoDataConfig, seed: int) -> dict[str, Any]:
+    """What decides the content, and what must be said about it."""
+    splits = _splits(found, config)
+    return {
+        "name": "jaxqa_demo",
+        "labels": "synthetic pseudo-MOS from full-reference metrics; no person rated these images",
+        "generator_version": GENERATOR_VERSION,
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "scenes": [
+            {
+                "name": scene.name,
+                "kind": scene.kind,
+                "split": splits.get(scene.name, "train"),
+                "source": scene.source,
+                "licence": scene.licence,
+            }
+            for scene in found
+        ],
+    }
+
+
+def _is_complete(root: Path, description: dict[str, Any]) -> bool:
+    """Whether `root` holds this very data set; UserError where it holds anything else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+        same = all(manifest.get(key) == value for key, value in description.items())
+    except (OSError, ValueError, AttributeError):
+        same = False
+    if not same:
+        raise UserError(
+            f"{root} holds something other than this demo data set (other settings, seed or "
+            "installed photographs); delete it or choose another folder"
+        )
+    return True
+
+
+def _splits(found: list[scenes.Scene], config: DemoDataConfig) -> dict[str, scenes.Split]:
+    photographs = [scene for scene in found if scene.kind == "photograph"]
+    return scenes.split_scenes(
+        photographs,
+        fold=config.fold,
+        num_folds=config.num_folds,
+        num_validation=config.num_validation,
+    )
+
+
+def _jobs(found: list[scenes.Scene], config: DemoDataConfig) -> Iterator[_Job]:
+    """Every reference crop of the data set, numbered I0001, I0002, ..."""
+    groups = _groups(found, config)
+    number = 0
+    for group in groups:
+        for place, scene in enumerate(group.scenes):
+            for index in range(_share(group.crops, len(group.scenes), place)):
+                number += 1
+                yield _Job(
+                    reference=f"I{number:04d}",
+                    scene=scene,
+                    kind=group.kind,
+                    split=group.split,
+                    index=index,
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Scenes that share a number of crops."""
+
+    scenes: list[str]
+    kind: str
+    split: str
+    crops: int
+
+
+def _groups(found: list[scenes.Scene], config: DemoDataConfig) -> list[_Group]:
+    splits = _splits(found, config)
+    crops = {
+        "train": config.photograph_crops,
+        "validation": config.validation_crops,
+        "test": config.test_crops,
+    }
+    groups = []
+    for split, count in crops.items():
+        names = [name for name, part in splits.items() if part == split]
+        least = 0 if split == "train" else len(names)
+        groups.append(_Group(scenes=names, kind="photograph", split=split, crops=max(count, least)))
+    auxiliary = [scene.name for scene in found if scene.kind == "auxiliary"]
+    for kind, names, count in (
+        ("auxiliary", auxiliary, config.auxiliary_crops),
+        ("procedural", ["procedural"], config.procedural_crops),
+    ):
+        groups.append(_Group(scenes=names, kind=kind, split="train", crops=count))
+    return groups
+
+
+def _share(total: int, parts: int, place: int) -> int:
+    """Size of part `place` when `total` is dealt evenly."""
+    return total // parts + (place < total % parts)
+
+
+def _make(
+    job: _Job,
+    pictures: dict[str, np.ndarray],
+    folder: Path,
+    config: DemoDataConfig,
+    seed: int,
+) -> list[_Row]:
+    """Write one reference and its distorted versions; return their label rows."""
+    rng = np.random.default_rng([seed, zlib.crc32(job.scene.encode()), job.index])
+    reference = _reference(job, pictures, config, rng)
+    _save(reference, folder / "images" / f"{job.reference}.png")
+    versions = [
+        (number, name, level)
+        for number, name in enumerate(distortions.DISTORTIONS, 1)
+        for level in range(1, distortions.NUM_LEVELS + 1)
+    ]
+    if job.split == "train":
+        chosen = np.sort(rng.permutation(len(versions))[: config.train_distortions])
+        versions = [versions[i] for i in chosen]
+    rows = []
+    for number, name, level in versions:
+        picture = distortions.distort(reference, name, level, rng=rng)
+        file_name = f"{job.reference}_{number:02d}_{level:02d}.png"
+        _save(picture, folder / "images" / file_name)
+        label = pseudo_mos(reference, picture)
+        reason = None
+        if job.split == "train":
+            reason = demo_rationales.rationale(name, level, score=label.score, rng=rng)
+        rows.append(
+            _Row(
+                name=file_name,
+                reference=f"{job.reference}.png",
+                score=label.score,
+                variance=label.variance,
+                rationale=reason,
+            )
+        )
+    return rows
+
+
+def _reference(
+    job: _Job,
+    pictures: dict[str, np.ndarray],
+    config: DemoDataConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    if job.kind == "procedural":
+        _, picture = procedural.procedural_scene(2 * config.crop_size, rng)
+    else:
+        picture = pictures[job.scene]
+    crop = scene_crop(picture, config.crop_size, rng)
+    if job.split == "train":
+        crop = augment(crop, rng)
+    return stretch_levels(crop)
+
+
+def _save(picture: np.ndarray, path: Path) -> None:
+    Image.fromarray(picture).save(path, compress_level=1)
+
+
+def _write_tables(folder: Path, jobs: list[_Job], rows: list[_Row]) -> None:
+    with open(folder / "dmos.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["dist_img", "ref_img", "dmos", "var"])
+        writer.writerows(
+            [row.name, row.reference, f"{row.score:.3f}", f"{row.variance:.4f}"] for row in rows
+        )
+    with open(folder / "splits.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ref_img", "split"])
+        writer.writerows([f"{job.reference}.png", job.split] for job in jobs)
+    with open(folder / "rationales.jsonl", "w") as file:
+        for row in rows:
+            if row.rationale is not None:
+                line = {"dist_img": row.name, "rationale": row.rationale}
+                file.write(json.dumps(line) + "\n")
