@@ -14,6 +14,7 @@
 | more bytes or pixels than allowed | UserError, before the pixels are unpacked                    |
 """
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -21,6 +22,7 @@ import stat
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -49,6 +51,8 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+EncodedFile = io.BytesIO | io.BufferedReader
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -101,16 +105,48 @@ def decode(
     Raises:
         UserError: for every file that gives no image; the message begins with the name.
     """
-    if name is None:
-        name = f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
-    encoded = _read(source, name, limits)
+    name = _name(source) if name is None else name
+    file = io.BytesIO(_read(source, name, limits))
+    with _opened(file, name, limits) as image:
+        image.load()
+        return np.array(_upright(_to_rgb(image), _orientation(image)))
+
+
+def read_size(
+    source: bytes | str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
+) -> tuple[int, int]:
+    """Height and width that `decode` will return, from the file's header alone.
+
+    Raises:
+        UserError: no image, or one over the limits; a damaged body goes unnoticed.
+    """
+    name = _name(source) if name is None else name
+    with _open_bytes(source, name) as file:
+        if file.seek(0, os.SEEK_END) > limits.max_bytes:
+            raise _too_large(name, limits)
+        file.seek(0)
+        with _opened(file, name, limits) as image:
+            width, height = image.size
+            turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFFs
+    return (width, height) if turned else (height, width)
+
+
+def _name(source: bytes | str | os.PathLike[str]) -> str:
+    return f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
+
+
+@contextlib.contextmanager
+def _opened(file: EncodedFile, name: str, limits: DecodeLimits) -> Iterator[Image.Image]:
+    """The image in `file`, within the limits; damage found inside the block is a UserError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what is decided here: bombs, odd EXIF
         try:
-            with Image.open(io.BytesIO(encoded), formats=_available_formats()) as image:
+            with Image.open(file, formats=_available_formats()) as image:
                 _check_pixel_count(image.size, limits)
-                image.load()
-                return np.array(_upright(_to_rgb(image), _orientation(image)))
+                yield image
         except Image.UnidentifiedImageError as error:
             raise UserError(f"{name}: no image found; {_expected()}") from error
         except _DAMAGE as error:
@@ -120,25 +156,36 @@ def decode(
 
 def _read(source: bytes | str | os.PathLike[str], name: str, limits: DecodeLimits) -> bytes:
     """The encoded bytes, never more than the limit."""
-    if isinstance(source, bytes):
-        encoded = source
-    else:
-        try:
-            if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block, a device never end
-                raise UserError(f"{name}: not a regular file; give the path of an image file")
-            with open(source, "rb") as file:
-                encoded = file.read(limits.max_bytes + 1)
-        except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{name}: cannot read the image file: {reason}") from error
+    with _open_bytes(source, name) as file:
+        encoded = file.read(limits.max_bytes + 1)
     if not encoded:
         raise UserError(f"{name}: the image file is empty; {_expected()}")
     if len(encoded) > limits.max_bytes:
-        raise UserError(
-            f"{name}: the image file is larger than the limit of {limits.max_bytes} bytes; "
-            "make it smaller or raise max_bytes"
-        )
+        raise _too_large(name, limits)
     return encoded
+
+
+@contextlib.contextmanager
+def _open_bytes(source: bytes | str | os.PathLike[str], name: str) -> Iterator[EncodedFile]:
+    """The encoded bytes as a file; whatever goes wrong in opening or reading is a UserError."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would block, a device never end
+            raise UserError(f"{name}: not a regular file; give the path of an image file")
+        with open(source, "rb") as file:
+            yield file
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name}: cannot read the image file: {reason}") from error
+
+
+def _too_large(name: str, limits: DecodeLimits) -> UserError:
+    return UserError(
+        f"{name}: the image file is larger than the limit of {limits.max_bytes} bytes; "
+        "make it smaller or raise max_bytes"
+    )
 
 
 def _available_formats() -> tuple[str, ...]:
