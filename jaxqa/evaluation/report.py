@@ -1,0 +1,228 @@
+"""One self-contained HTML page about a run.
+
+The page makes no request and runs no script, and its content security policy forbids both: the
+texts in it were written by a model and the pictures come from files. Every text is escaped.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from jaxqa.data.registry import DatasetInfo, dataset_info
+from jaxqa.errors import UserError
+from jaxqa.evaluation import curves, gallery, plots, table
+from jaxqa.evaluation.evaluator import Prediction
+from jaxqa.evaluation.run_files import RunRecord, StageRecord, read_run
+from jaxqa.files import read_json
+from jaxqa.train.json_lines import replacing
+
+_FOLDER = Path(__file__).parent
+_MOST_CHARACTERS = 900
+# Control characters, bidirectional overrides (they turn text around beyond their own box) and
+# lone surrogates; newline and tab stay.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def write_report(workdir: Path | str, *, manifest: Path | None = None) -> Path:
+    """Writes `report/index.html` of a finished run and returns its path.
+
+    Stages without evaluation, rollouts or metrics simply show less. The same work directory gives
+    the same page, byte for byte.
+
+    Args:
+      workdir: needs `summary.json`; see `run_files.read_run` for the rest.
+      manifest: a data set's manifest with sources and licences; without it, the one in
+        `<workdir>/data` is used if there is one.
+
+    Raises:
+      UserError: a file of the run is damaged, or the page cannot be written.
+    """
+    run = read_run(workdir)
+    page = render(run, sources=_sources(run.workdir, manifest))
+    path = run.workdir / "report" / "index.html"
+    with replacing(path) as file:
+        file.write(page.encode("utf-8"))
+    return path
+
+
+def render(run: RunRecord, *, sources: list[dict[str, str]]) -> str:
+    """The page as text; `sources` have `name`, `licence` and, if known, `origin`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "clean": clean,
+        "number": table.format_number,
+        "duration": table.format_seconds,
+        "figure": _figure,
+    }
+    evaluated = [(index, stage) for index, stage in enumerate(run.stages) if stage.predictions]
+    return environment.get_template("report.html.jinja").render(
+        css=Markup((_FOLDER / "report.css").read_text("utf-8")),
+        title=run.workdir.resolve().name,
+        lede=_lede(run),
+        facts=_facts(run),
+        datasets=_datasets(run),
+        columns=table.COLUMNS,
+        rows=table.table_rows(run.summary),
+        colours=[plots.stage_colour(index) for index in range(len(run.stages))],
+        agreements=[_agreement(index, stage) for index, stage in evaluated],
+        training=[_training(index, stage) for index, stage in enumerate(run.stages)],
+        gallery=_gallery(run.workdir, *evaluated[-1]) if evaluated else None,
+        config=json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else None,
+        sources=sources,
+    )
+
+
+def clean(text: Any, limit: int = _MOST_CHARACTERS) -> str:
+    """Text that cannot disturb the page: no control characters, no more than `limit` characters."""
+    text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
+    return text if len(text) <= limit else text[:limit].rstrip() + " …"
+
+
+def _figure(value: Any) -> str:
+    """A number from a rollout file with two digits; a dash for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return table.format_number(value if is_number else None, 2)
+
+
+def _lede(run: RunRecord) -> dict[str, Any] | None:
+    """The run in one sentence: where it ended and, if it was evaluated before, where it began."""
+    evaluated = [s.summary for s in run.stages if s.summary.get("evaluation")]
+    if not evaluated or evaluated[-1]["evaluation"].get("srcc") is None:
+        return None
+    return {"first": evaluated[0] if len(evaluated) > 1 else None, "last": evaluated[-1]}
+
+
+def _facts(run: RunRecord) -> list[tuple[str, str]]:
+    """What a reader asks first about a run, as far as the files tell."""
+    data, model = run.config.get("data") or {}, run.config.get("model") or {}
+    facts = [("Data set", data.get("dataset"))]
+    if model:
+        facts.append(("Started from", model.get("path") or "random weights"))
+    facts += [
+        ("Prompt", data.get("template")),
+        ("Seed", run.config.get("seed")),
+        ("Stages", " → ".join(stage.name for stage in run.stages)),
+        ("Duration", table.format_seconds(run.summary.get("seconds"))),
+    ]
+    return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _datasets(run: RunRecord) -> list[DatasetInfo]:
+    """The registry's rows of all data sets in the page."""
+    names = {p.dataset for stage in run.stages for p in stage.predictions}
+    if configured := (run.config.get("data") or {}).get("dataset"):
+        names.add(configured)
+    return [dataset_info(name) for name in sorted(names)]
+
+
+def _agreement(index: int, stage: StageRecord) -> dict[str, Any]:
+    """Scatter, distributions and their captions for one stage."""
+    info, colour = dataset_info(stage.predictions[0].dataset), plots.stage_colour(index)
+    scores, labels = plots.scores_and_labels(stage.predictions)
+    options = {"label_range": info.label_range, "colour": colour}
+    return {
+        "stage": stage.name,
+        "colour": colour,
+        "label_name": info.label_name,
+        "shown": len(scores),
+        "failed": len(stage.predictions) - len(scores),
+        "line": plots.fitted_line(scores, labels),
+        "scatter": Markup(plots.scatter(stage.predictions, **options)),
+        "distributions": Markup(plots.distributions(stage.predictions, **options)),
+        "evaluation": stage.summary.get("evaluation") or {},
+    }
+
+
+def _training(index: int, stage: StageRecord) -> dict[str, Any]:
+    """Curves and sampled answers of one stage."""
+    colour = plots.stage_colour(index)
+    main, other = curves.panels(stage.series, colour=colour)
+    return {
+        "stage": stage.name,
+        "colour": colour,
+        "steps": stage.summary.get("steps"),
+        "seconds": stage.summary.get("seconds"),
+        "panels": main,
+        "other_panels": other,
+        "rollouts": stage.rollouts,
+    }
+
+
+def _gallery(workdir: Path, index: int, stage: StageRecord) -> dict[str, Any]:
+    """The groups of photographs of one stage with everything their cards show."""
+    groups = gallery.choose_groups(stage.predictions)
+    return {
+        "stage": stage.name,
+        "colour": plots.stage_colour(index),
+        "count": len(stage.predictions),
+        "groups": [
+            {
+                "title": group.title,
+                "caption": group.caption,
+                "cards": [_card(workdir, prediction) for prediction in group.predictions],
+            }
+            for group in groups
+        ],
+    }
+
+
+def _card(workdir: Path, prediction: Prediction) -> dict[str, Any]:
+    low, high = dataset_info(prediction.dataset).label_range
+    label, score = prediction.label, prediction.score
+    return {
+        "thumbnail": gallery.thumbnail(workdir, prediction.image),
+        "name": Path(prediction.image).name,
+        "distortion": (prediction.distortion or "").replace("_", " "),
+        "rationale": gallery.rationale(prediction.text),
+        "label": label,
+        "score": score,
+        "error": prediction.error,
+        "difference": None if score is None else _signed(score - label),
+        "label_place": _percent(label, low, high),
+        "score_place": None if score is None else _percent(score, low, high),
+        "low": f"{low:g}",
+        "high": f"{high:g}",
+    }
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if text in ("+0.00", "−0.00") else text
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    """Place on the card's scale; a number beyond its ends stands at the end."""
+    return round(100 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
+
+
+def _sources(workdir: Path, manifest: Path | None) -> list[dict[str, str]]:
+    """Name, licence and origin of every picture that a manifest lists."""
+    if manifest is None:
+        found = sorted((workdir / "data").glob("**/manifest.json"))
+        manifest = found[0] if found else None
+    if manifest is None:
+        return []
+    scenes = read_json(manifest).get("scenes", [])
+    if not isinstance(scenes, list) or not all(isinstance(scene, Mapping) for scene in scenes):
+        raise UserError(f"{manifest}: expected 'scenes' to be a list of objects")
+    return [
+        {
+            "name": str(scene.get("name", "?")),
+            "licence": str(scene.get("licence", "not stated")),
+            "origin": str(scene.get("source", "")),
+        }
+        for scene in scenes
+    ]
