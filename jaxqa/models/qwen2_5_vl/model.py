@@ -142,8 +142,10 @@ class Qwen2_5_VL:
         """Return an empty cache for `num_samples` completions of `length` tokens per prompt."""
         layers, batch, heads, _, width = prefix.key.shape
         shape = (layers, batch, heads, num_samples, length, width)
-        zeros = jnp.zeros(shape, prefix.key.dtype)
-        return Cache(key=zeros, value=zeros)
+        # Two arrays: one array in both places could not be donated.
+        return Cache(
+            key=jnp.zeros(shape, prefix.key.dtype), value=jnp.zeros(shape, prefix.key.dtype)
+        )
 
     def decode(
         self,
