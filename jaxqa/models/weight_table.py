@@ -5,11 +5,10 @@ are the same for all. Parameters are read by random access straight into their p
 destination arrays there is at most one parameter's local slice and one tensor in host memory.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,90 +18,8 @@ from jax.sharding import Sharding
 from jaxqa import tree
 from jaxqa.errors import UserError
 from jaxqa.models.safetensors_io import StoredTensor, TensorSpec
+from jaxqa.models.weight_transforms import COPY, Index, Shape, Transform
 from jaxqa.typing import Params
-
-Index = tuple[slice, ...]
-Shape = tuple[int, ...]
-
-
-class Transform(Protocol):
-    """How one stored tensor and one (unstacked) parameter correspond."""
-
-    def stored_shape(self, shape: Shape) -> Shape:
-        """Shape in the file of a parameter of this shape."""
-        ...
-
-    def read(self, stored: StoredTensor, index: Index) -> np.ndarray:
-        """The parameter's sub-array `index`, reading no more of the tensor than it must."""
-        ...
-
-    def to_stored(self, array: np.ndarray) -> np.ndarray:
-        """The tensor as the file holds it, from the whole parameter."""
-        ...
-
-
-@dataclass(frozen=True)
-class Copy:
-    """Equal on both sides: norms, biases, embedding tables."""
-
-    def stored_shape(self, shape: Shape) -> Shape:
-        """See `Transform`."""
-        return shape
-
-    def read(self, stored: StoredTensor, index: Index) -> np.ndarray:
-        """See `Transform`."""
-        return stored.read(index)
-
-    def to_stored(self, array: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
-        return array
-
-
-@dataclass(frozen=True)
-class Transpose:
-    """A linear layer: torch stores [out, in], the kernel here is [in, out]."""
-
-    def stored_shape(self, shape: Shape) -> Shape:
-        """See `Transform`."""
-        return shape[::-1]
-
-    def read(self, stored: StoredTensor, index: Index) -> np.ndarray:
-        """See `Transform`."""
-        return stored.read(index[::-1]).T
-
-    def to_stored(self, array: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
-        return array.T
-
-
-@dataclass(frozen=True)
-class PatchKernel:
-    """A 3-D patch convolution [D, channels, time, p, p] as [time, channels * p * p, D]."""
-
-    channels: int = 3
-
-    def stored_shape(self, shape: Shape) -> Shape:
-        """See `Transform`."""
-        time, values, width = shape
-        side = math.isqrt(values // self.channels)
-        return (width, self.channels, time, side, side)
-
-    def read(self, stored: StoredTensor, index: Index) -> np.ndarray:
-        """See `Transform`. The middle axis joins three stored ones, so it is cut after reading."""
-        time, values, width = index
-        everything = slice(None)
-        block = stored.read((width, everything, time, everything, everything))
-        joined = block.transpose(2, 1, 3, 4, 0).reshape(block.shape[2], -1, block.shape[0])
-        return joined[:, values]
-
-    def to_stored(self, array: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
-        width, channels, time, side, _ = self.stored_shape(array.shape)
-        return array.reshape(time, channels, side, side, width).transpose(4, 1, 0, 2, 3)
-
-
-COPY = Copy()
-LINEAR = Transpose()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from jaxqa.models.qwen2_5_vl.hf_config import read_config
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
 from jaxqa.models.safetensors_io import StoredTensor
-from jaxqa.models.weight_table import LINEAR, PatchKernel, Row
+from jaxqa.models.weight_table import Row
+from jaxqa.models.weight_transforms import LINEAR, PatchKernel
 from jaxqa.typing import Params
 
 FORMAT_MARK = "jaxqa_format"
@@ -78,6 +79,8 @@ NESTED_PREFIXES = (("model.visual.", "visual."), ("model.language_model.", "mode
 
 EMBEDDING = "model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
+ROWS_AT_ONCE = 4096
+"""How much of the two is in memory while they are compared."""
 
 SIDE_FILES = (
     "tokenizer.json",
@@ -209,11 +212,11 @@ def _checked_tensors(
 
 def _check_tied(output: StoredTensor, embedding: StoredTensor, directory: Path) -> None:
     """A tied model's file may repeat the table as output head, but must not differ from it."""
-    rows_at_once = 4096
+    size = output.spec.shape[0]
     same = output.spec == embedding.spec and all(
         np.array_equal(output.read(part).view(np.uint8), embedding.read(part).view(np.uint8))
-        for start in range(0, output.spec.shape[0], rows_at_once)
-        for part in [(slice(start, start + rows_at_once), slice(None))]
+        for start in range(0, size, ROWS_AT_ONCE)
+        for part in [(slice(start, min(start + ROWS_AT_ONCE, size)), slice(None))]
     )
     if not same:
         raise UserError(
