@@ -8,12 +8,14 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jaxqa.metrics import states
 from jaxqa.train.checkpoint import Checkpoints
 from jaxqa.train.state import TrainState
 from jaxqa.train.stop import StopRequest
 
 Metrics = dict[str, float]
-Update = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+Update = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
+"""One training step, device metrics (arrays or `Mean`s) included."""
 
 
 class BatchSource(Protocol):
@@ -135,7 +137,10 @@ def _fetch(
     config: LoopConfig, step: int, metrics: Any, host_metrics: Metrics, checkpoints: Checkpoints
 ) -> Metrics:
     """Bring a step's metrics to the host and refuse to go on from a non-finite one."""
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    values = {
+        name: float(value.compute() if isinstance(value, states.Mean) else value)
+        for name, value in jax.device_get(metrics).items()
+    }
     for name in ("loss", "grad_norm"):
         if not np.isfinite(values[name]):
             checkpoints.wait()

@@ -1,0 +1,26 @@
+"""The installed command: `jaxqa NAME ...` opens the same door as `python launchers/NAME.py ...`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+DOORS = {
+    "train": "train a model, or go on where a run stopped",
+    "generate": "write completions for images and a prompt",
+    "convert": "convert a model directory to or from Hugging Face",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Open the door named by the first argument; return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] not in DOORS:
+        lines = "\n".join(f"  {name:<10}{purpose}" for name, purpose in DOORS.items())
+        asked_for_help = arguments[:1] in (["-h"], ["--help"])
+        print(f"usage: jaxqa NAME ...\n\n{lines}", file=sys.stdout if asked_for_help else sys.stderr)
+        return 0 if asked_for_help else 2
+    return importlib.import_module(f"jaxqa.cli.{arguments[0]}").main(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

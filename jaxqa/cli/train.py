@@ -1,0 +1,67 @@
+"""The door `train`: `--config=FILE.py[:mode] --workdir=DIR [--config.key=value ...]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxqa import configuration
+from jaxqa.cli.errors import run_door
+from jaxqa.errors import UserError
+
+STOPPED_STATUS = 0
+DIVERGED_STATUS = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the door; return the exit status."""
+    return run_door(train, argv)
+
+
+def train(argv: Sequence[str] | None) -> int:
+    """Train as the config says; run again, the same command goes on where it stopped.
+
+    Returns:
+      0 when the run is complete or stopped on request, 3 when a loss was not finite.
+
+    Raises:
+      UserError: a bad flag, config, data set, model or work directory.
+    """
+    parser = argparse.ArgumentParser(prog="train", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="FILE.py or FILE.py:mode")
+    parser.add_argument("--workdir", required=True, type=Path, help="where the run keeps its files")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options, rest = parser.parse_known_args([a for a in arguments if not _is_override(a)])
+    if rest:
+        raise UserError(
+            f"unknown argument {rest[0]!r}; expected --config, --workdir or --config.KEY=VALUE"
+        )
+    config = configuration.load_config_file(options.config)
+    for argument in filter(_is_override, arguments):
+        key, equals, value = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            raise UserError(f"{argument}: expected {argument}=VALUE")
+        configuration.apply_override(config, key, value)
+    return _run(config, options.workdir)
+
+
+def _run(config, workdir: Path) -> int:  # noqa: ANN001
+    # Imported late: a wrong argument is answered before JAX is loaded.
+    from jaxqa.stages import config as stages_config
+    from jaxqa.stages import run
+    from jaxqa.train.loop import TrainingDiverged
+    from jaxqa.train.stop import Stopped
+
+    try:
+        run.run(stages_config.parse_config(config), workdir)
+    except Stopped as stopped:
+        print(f"{stopped}; run the same command again to go on", flush=True)
+        return STOPPED_STATUS
+    except TrainingDiverged as diverged:
+        print(f"error: {diverged}", file=sys.stderr)
+        return DIVERGED_STATUS
+    return 0
+
+
+def _is_override(argument: str) -> bool:
+    return argument.startswith("--config.")

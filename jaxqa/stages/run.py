@@ -1,0 +1,195 @@
+"""A run: its stages in order, each trained, tested and recorded; then report and export.
+
+Run again, finished stages are skipped and the unfinished one goes on at its last checkpoint.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jaxqa.evaluation import evaluator, report, terminal
+from jaxqa.models.qwen2_5_vl import weights
+from jaxqa.scoring.scorer import ScoredAnswer, Scorer
+from jaxqa.stages import kinds, progress
+from jaxqa.stages.config import RunConfig, StageConfig
+from jaxqa.stages.setup import Setup, set_up
+from jaxqa.stages.workdir import WorkDir, open_workdir
+from jaxqa.train import loop
+from jaxqa.train.checkpoint import Checkpoints
+from jaxqa.train.metric_log import MetricLog, RolloutLog
+from jaxqa.train.stop import StopRequest
+from jaxqa.typing import Params
+
+
+def run(config: RunConfig, workdir: Path, console: Console | None = None) -> dict[str, Any]:
+    """Do what is left of the run in `workdir` and return its summary.
+
+    Raises:
+      UserError: bad data, model, devices or work directory.
+      loop.TrainingDiverged: a loss was not finite.
+      stop.Stopped: a stop was requested; the same command goes on.
+    """
+    console = console or Console()
+    with StopRequest() as stop, open_workdir(workdir, config) as work:
+        summary = work.read_summary()
+        if not _is_complete(config, work, summary):
+            _do_the_rest(config, work, summary, console, stop)
+        terminal.print_summary(summary, console)
+        console.print(f"report: {work.report}\nmodel:  {work.export}", highlight=False)
+        return summary
+
+
+def _is_complete(config: RunConfig, work: WorkDir, summary: dict[str, Any]) -> bool:
+    done = [stage["name"] for stage in summary["stages"]]
+    return done == list(config.stages) and work.export.exists() and work.report.exists()
+
+
+def _do_the_rest(
+    config: RunConfig, work: WorkDir, summary: dict[str, Any], console: Console, stop: StopRequest
+) -> None:
+    begun = time.monotonic()
+    setup = set_up(config, work, console)
+    summary.setdefault("setup_seconds", time.monotonic() - begun)
+    params = setup.initial_params()
+    done = len(summary["stages"])
+    for index, name in enumerate(config.stages):
+        if index < done - 1:
+            continue  # only the last finished stage's policy is needed
+        stage = config.sections[name]
+        params, seconds = _train_stage(setup, name, stage, params, stop)
+        if index < done:
+            continue
+        entry = _test_stage(setup, name, stage, params, seconds, stop)
+        summary["stages"].append(entry)
+        _write_summary(work, summary)
+    _finish(setup, params)
+
+
+def _write_summary(work: WorkDir, summary: dict[str, Any]) -> None:
+    """Record the finished stages; the whole time leaves out what killed processes spent in vain."""
+    spent = (s["seconds"] + (s.get("evaluation_seconds") or 0.0) for s in summary["stages"])
+    summary["seconds"] = summary["setup_seconds"] + sum(spent)
+    work.write_summary(summary)
+
+
+def _train_stage(
+    setup: Setup, name: str, stage: StageConfig, params: Params, stop: StopRequest
+) -> tuple[Params, float]:
+    """Policy after the stage and the seconds its training took; instant if it is finished."""
+    workdir = setup.work.root
+    checkpoints = Checkpoints(setup.work.checkpoints(name))
+    with MetricLog(workdir) as log, RolloutLog(workdir) as rollouts:
+        prepared = kinds.prepare(setup, name, stage, params, rollouts)
+        restored = checkpoints.latest_step() or 0
+        if restored < stage.steps:
+            log.cut_back(name, restored)
+        config = loop.LoopConfig(
+            name=name, steps=stage.steps, save_every=stage.save_every, seed=setup.config.seed
+        )
+        try:
+            with progress.show_progress(setup.console, name, stage.steps, restored) as advance:
+
+                def record(step: int, metrics: loop.Metrics) -> None:
+                    log.append(name, step, metrics)
+                    advance(step, metrics)
+
+                state, seconds = loop.train(
+                    config,
+                    prepared.state,
+                    prepared.update,
+                    prepared.source,
+                    checkpoints=checkpoints,
+                    report=record,
+                    stop=stop,
+                )
+        finally:
+            prepared.source.close()
+            checkpoints.close()
+    return kinds.policy_params(stage, state.params), seconds
+
+
+def _test_stage(
+    setup: Setup,
+    name: str,
+    stage: StageConfig,
+    params: Params,
+    seconds: float,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """The stage's entry in summary.json."""
+    completions = kinds.completions_per_step(stage) * stage.steps
+    entry: dict[str, Any] = {
+        "name": name,
+        "steps": stage.steps,
+        "seconds": seconds,
+        "completions_per_second": completions / seconds if completions else None,
+        "evaluation": None,
+    }
+    if stage.evaluate:
+        begun = time.monotonic()
+        predictions = _predict(setup, name, params, stop)
+        evaluator.write_predictions(setup.work.evaluation(name), predictions)
+        entry["evaluation"] = evaluator.summarise(predictions)
+        entry["evaluation_seconds"] = time.monotonic() - begun
+    return entry
+
+
+def _predict(
+    setup: Setup, name: str, params: Params, stop: StopRequest
+) -> list[evaluator.Prediction]:
+    config = setup.config.evaluation
+    scorer = Scorer(
+        model=setup.model,
+        encoder=setup.encoder,
+        template=setup.template,
+        mesh=setup.mesh,
+        buckets=setup.config.data.buckets,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        num_workers=setup.config.data.workers,
+    )
+    predictions = []
+    total, label = len(setup.test), f"{name} test"
+    with progress.show_progress(setup.console, label, total, 0) as advance:
+        for answer in scorer.score(params, setup.test):
+            stop.check(label)
+            predictions.append(_prediction(answer, setup.work))
+            advance(len(predictions), {})
+    return predictions
+
+
+def _prediction(answer: ScoredAnswer, work: WorkDir) -> evaluator.Prediction:
+    """The record of one test image; a number outside the label range is an error, not a score."""
+    example, error = answer.example, answer.error
+    assert isinstance(example.image, Path) and example.score is not None  # the readers' contract
+    score = answer.score
+    if error is None:
+        score, error = evaluator.judged_score(example.dataset, score)
+    inside = example.image.is_relative_to(work.root)
+    image = example.image.relative_to(work.root) if inside else example.image
+    return evaluator.Prediction(
+        example_id=example.example_id,
+        image=str(image),
+        dataset=example.dataset,
+        label=example.score,
+        score=score,
+        text=answer.text,
+        error=error,
+        distortion=example.metadata.get("distortion"),
+    )
+
+
+def _finish(setup: Setup, params: Params) -> None:
+    """Export the policy as a Hugging Face directory and write the report."""
+    work, config = setup.work, setup.config
+    if not work.export.exists():
+        weights.save_pretrained(
+            work.export,
+            setup.model.config,
+            params,
+            source_dir=setup.side_files(),
+            image_config=config.data.images,
+        )
+    report.write_report(work.root)

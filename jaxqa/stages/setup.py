@@ -1,0 +1,176 @@
+"""What every stage of a run shares: data set, tokenizer, model, mesh, first parameters."""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from rich.console import Console
+
+from jaxqa import sharding, tree
+from jaxqa.data import demo, registry
+from jaxqa.data.encoding import PromptEncoder
+from jaxqa.data.prompts import PromptTemplate, get_template
+from jaxqa.data.records import Example
+from jaxqa.data.tokenizer import Tokenizer, build_demo_tokenizer, load_tokenizer
+from jaxqa.models.qwen2_5_vl import hf_config, weights
+from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
+from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+from jaxqa.objectives.patch_filters import patch_filters
+from jaxqa.stages.config import DataConfig, ModelSource, RunConfig
+from jaxqa.stages.workdir import WorkDir
+from jaxqa.typing import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The shared parts of a run.
+
+    Attributes:
+      config: the run's config.
+      work: its directory.
+      mesh: devices; one device is a mesh of one.
+      train, test: labelled examples.
+      tokenizer, template, encoder: from example to prompt row.
+      model: the policy's architecture.
+      console: where the run shows what it does.
+    """
+
+    config: RunConfig
+    work: WorkDir
+    mesh: Mesh
+    train: list[Example]
+    test: list[Example]
+    tokenizer: Tokenizer
+    template: PromptTemplate
+    encoder: PromptEncoder
+    model: Qwen2_5_VL
+    console: Console
+
+    def initial_params(self) -> Params:
+        """Parameters before the first stage, on the mesh."""
+        abstract = self.model.abstract_params()
+        places = sharding.tree_shardings(abstract, sharding.QWEN2_5_VL_RULES, self.mesh)
+        if self.config.model.path is not None:
+            path = self.config.model.path
+            return weights.load_model_directory(path, dtype="float32", shardings=places)[1]
+        params = jax.jit(self.model.init, out_shardings=places)(stage_key(self.config.seed, "init"))
+        if self.config.model.vision_filters == "dct":
+            params = _with_filters(params, patch_filters(self.model.config.vision))
+        return params
+
+    def side_files(self) -> Path:
+        """Directory with the tokenizer and processor files that belong to the model."""
+        if self.config.model.path is not None:
+            return Path(self.config.model.path)
+        directory = self.work.root / "tokenizer"
+        self.tokenizer.save(directory)
+        return directory
+
+
+def set_up(config: RunConfig, work: WorkDir, console: Console) -> Setup:
+    """Make or find the data, then everything that depends on it.
+
+    Raises:
+      UserError: missing or empty data, an unreadable model directory, too few devices.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    root = prepare_data(config, work, console)
+    parts = {
+        part: registry.read_dataset(config.data.dataset, root, split_name(config.data, part))
+        for part in ("train", config.evaluation.part)
+    }
+    template = get_template(config.data.template)
+    tokenizer, architecture = _tokenizer_and_architecture(config.model, template, parts["train"])
+    return Setup(
+        config=config,
+        work=work,
+        mesh=mesh,
+        train=parts["train"],
+        test=_first(parts[config.evaluation.part], config.evaluation.limit),
+        tokenizer=tokenizer,
+        template=template,
+        encoder=PromptEncoder(tokenizer, config=architecture, image_config=config.data.images),
+        model=Qwen2_5_VL(
+            config=architecture,
+            compute_dtype=config.model.compute_dtype,
+            remat=config.model.remat,
+        ),
+        console=console,
+    )
+
+
+def prepare_data(config: RunConfig, work: WorkDir, console: Console) -> Path:
+    """Folder of the data set; the demo's is made first if it is not there."""
+    root = Path(config.data.root) if config.data.root else work.root / "data"
+    if config.data.demo is not None:
+        with console.status("making the demo data set"):
+            demo.make_demo_dataset(root, config.data.demo, seed=config.data.demo_seed)
+    return root
+
+
+def split_name(data: DataConfig, part: str) -> str:
+    """How the registry calls `part` of the configured split."""
+    return f"{data.split}/{part}" if data.split else part
+
+
+def labelled_share(examples: list[Example], fraction: float) -> list[Example]:
+    """Examples of a fixed `fraction` of the references: a smaller share is part of a larger one."""
+
+    def rank(example: Example) -> float:
+        reference = str(example.metadata.get("reference", example.example_id))
+        return zlib.crc32(reference.encode()) / 2**32
+
+    return [example for example in examples if rank(example) < fraction]
+
+
+def stage_key(seed: int, name: str) -> jax.Array:
+    """Random key of something named, from the run's seed."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def _tokenizer_and_architecture(
+    source: ModelSource, template: PromptTemplate, examples: Iterable[Example]
+) -> tuple[Tokenizer, Qwen2_5_VLConfig]:
+    if source.path is not None:
+        return load_tokenizer(source.path), hf_config.read_config(Path(source.path))
+    assert source.vision is not None and source.text is not None  # ModelSource checked it
+    tokenizer = build_demo_tokenizer(
+        _corpus(template, examples), vocab_size=source.text.vocab_size
+    )
+    architecture = Qwen2_5_VLConfig(
+        vision=source.vision,
+        text=source.text,
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        vision_start_token_id=tokenizer.vision_start_token_id,
+        vision_end_token_id=tokenizer.vision_end_token_id,
+        bos_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return tokenizer, architecture
+
+
+def _corpus(template: PromptTemplate, examples: Iterable[Example]) -> Iterable[str]:
+    """Texts like those the model will read and write."""
+    for example in examples:
+        if example.rationale is not None and example.score is not None:
+            yield template.target(example.rationale, example.score)
+    yield from [template.system or "", template.question] * 100  # so that the prompt stays short
+
+
+def _with_filters(params: Params, filters: jax.Array) -> Params:
+    """Params with `filters` [C D] as the patch embedding's kernel [2 C D], half to each frame."""
+    leaves = tree.flatten(params)
+    name = "visual/patch_embed/proj/kernel"
+    halves = jnp.broadcast_to(jnp.asarray(filters) / 2, leaves[name].shape)
+    return tree.unflatten(leaves | {name: jax.device_put(halves, leaves[name].sharding)})
+
+
+def _first(examples: list[Example], limit: int) -> list[Example]:
+    return examples[:limit] if limit else examples
+

@@ -1,0 +1,113 @@
+"""The work directory of a run: who wrote it, what is done, and nothing half-written."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxqa import files
+from jaxqa.configuration import to_dict
+from jaxqa.errors import UserError
+from jaxqa.stages.config import RunConfig
+from jaxqa.train import json_lines
+
+MIN_FREE_BYTES = 256 * 2**20
+"""Enough for the demo's data, checkpoints and logs; larger models check again when they save."""
+
+
+class WorkDir:
+    """Paths and small records of one run. Made by `open_workdir`."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.export = root / "export"
+        self.report = root / "report" / "index.html"
+
+    def checkpoints(self, stage: str) -> Path:
+        """Folder of a stage's checkpoints."""
+        return self.root / "checkpoints" / stage
+
+    def evaluation(self, stage: str) -> Path:
+        """Predictions of the test after a stage."""
+        return self.root / "evaluations" / f"{stage}.jsonl"
+
+    def read_summary(self) -> dict[str, Any]:
+        """Summary so far; a stage that is listed in it is finished."""
+        path = self.root / "summary.json"
+        return files.read_json(path) if path.exists() else {"stages": [], "seconds": 0.0}
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replace the summary atomically."""
+        _replace_json(self.root / "summary.json", summary)
+
+
+@contextlib.contextmanager
+def open_workdir(path: Path, config: RunConfig) -> Iterator[WorkDir]:
+    """The work directory, locked for this process, with the run's resolved config in it.
+
+    Raises:
+      UserError: it cannot be written, its disk is full, another process has it open, or another
+        config wrote it (the differing keys are named).
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"work directory {path} cannot be written: {error.strerror}; choose another --workdir"
+        ) from error
+    try:
+        _take(lock, path)
+        free = shutil.disk_usage(path).free
+        if free < MIN_FREE_BYTES:
+            raise UserError(
+                f"work directory {path}: {free // 2**20} MiB free, at least "
+                f"{MIN_FREE_BYTES // 2**20} MiB needed; free some space or choose another --workdir"
+            )
+        _claim(path / "config.json", config)
+        yield WorkDir(path)
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            return  # a file system without locks
+        raise UserError(f"work directory {path} is in use by another run; wait for it") from error
+
+
+def _claim(path: Path, config: RunConfig) -> None:
+    """Write the resolved config, or check that it is the one that wrote the directory."""
+    resolved = json.loads(json.dumps(to_dict(config)))
+    if not path.exists():
+        _replace_json(path, resolved)
+        return
+    written = files.read_json(path)
+    if written != resolved:
+        names = sorted(_differences(written, resolved))
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise UserError(
+            f"work directory {path.parent} was written by another config; they differ in {shown}; "
+            "use the same options to go on, or a new --workdir"
+        )
+
+
+def _differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            yield from _differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
+    elif old != new:
+        yield f"{at} ({old!r} before, {new!r} now)"
+
+
+def _replace_json(path: Path, value: Any) -> None:
+    with json_lines.replacing(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())

@@ -1,0 +1,66 @@
+"""Device batches: what one training step reads. Rows lead every array, so slices are batches."""
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxqa.models.qwen2_5_vl.inputs import Prompts
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class WarmupBatch:
+    """Images whose local statistics are to be predicted.
+
+    Attributes:
+      prompts: B rows.
+      num_tokens: float32 [], real merged vision tokens in the whole batch.
+    """
+
+    prompts: Prompts
+    num_tokens: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class SftBatch:
+    """Prompts with completions to imitate.
+
+    Attributes:
+      prompts: B rows.
+      completion_ids: int32 [B G T].
+      completion_mask: bool [B G T], the stop token included.
+      num_tokens: float32 [], completion tokens in the whole batch.
+    """
+
+    prompts: Prompts
+    completion_ids: jax.Array
+    completion_mask: jax.Array
+    num_tokens: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class GrpoBatch:
+    """Prompts with sampled completions and what they earned.
+
+    Attributes:
+      prompts: B rows.
+      completion_ids: int32 [B G T].
+      completion_mask: bool [B G T], the stop token included.
+      sampler_log_probs: float32 [B G T], of the sampler; compared with the trainer's, not trained
+        on.
+      advantages: float32 [B G].
+      normalizer: float32 [], `grpo.loss_normalizer` of the whole rollout batch.
+      old_log_probs: float32 [B G T] of the policy that sampled, or None at the first update.
+      ref_log_probs: float32 [B G T] of the frozen reference, or None without a KL penalty.
+    """
+
+    prompts: Prompts
+    completion_ids: jax.Array
+    completion_mask: jax.Array
+    sampler_log_probs: jax.Array
+    advantages: jax.Array
+    normalizer: jax.Array
+    old_log_probs: jax.Array | None = None
+    ref_log_probs: jax.Array | None = None
