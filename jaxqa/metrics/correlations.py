@@ -32,7 +32,8 @@ def krcc(predictions: Vector, labels: Vector) -> float:
     predictions, labels = _pair(predictions, labels)
     if not _comparable(predictions, labels):
         return float("nan")
-    return float(stats.kendalltau(predictions, labels).statistic)
+    tau, _ = np.asarray(stats.kendalltau(predictions, labels), np.float64)
+    return float(tau)
 
 
 def rmse(predictions: Vector, labels: Vector) -> float:
@@ -66,6 +67,7 @@ def _comparable(predictions: np.ndarray, labels: np.ndarray) -> bool:
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
     x, y = x - x.mean(), y - y.mean()
+    x, y = x / np.abs(x).max(), y / np.abs(y).max()  # so that no square leaves float64's range
     x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
     return float(np.clip(x @ y, -1.0, 1.0))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Mapping
 
 import jax
@@ -13,6 +14,7 @@ from jaxqa.typing import Array, Bool, Float
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["total", "weight"], meta_fields=[]
 )
+@typing.no_type_check  # transformations put shapes and shardings into the fields
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mean:
     """A mean that is still a sum and a weight, so that two of them add up.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxqa.typing import Array, Float, Int
@@ -18,7 +19,7 @@ DEFAULT_CHUNK_SIZE = 4096
 
 # Stands in for -inf in columns that an earlier chunk has counted already: its exponential is 0,
 # and (unlike -inf) its product with that 0 is 0.
-_EXCLUDED = -1e30
+_EXCLUDED = -1e20
 
 
 def token_log_probs(
@@ -41,7 +42,7 @@ def token_log_probs(
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}, expected at least 1")
     layout = _Layout(head.shape[0], min(chunk_size, head.shape[0]), float(temperature))
-    return _log_probs_and_entropies(layout, hidden, head, targets)
+    return _log_probs_and_entropies(layout, hidden, head, targets.astype(jnp.int32))
 
 
 class _Layout(NamedTuple):
@@ -67,6 +68,17 @@ class _Summary(NamedTuple):
     total: jax.Array
     weighted: jax.Array
     target: jax.Array
+
+
+class _Residuals(NamedTuple):
+    """What the backward pass reads; the logits only where they are one chunk."""
+
+    hidden: jax.Array
+    head: jax.Array
+    targets: jax.Array
+    log_normalizers: jax.Array
+    entropies: jax.Array
+    logits: jax.Array | None
 
 
 def _summarise(logits: jax.Array, hit: jax.Array) -> _Summary:
@@ -100,24 +112,29 @@ def _chunk_start(layout: _Layout, index: jax.Array | int) -> jax.Array | int:
     return jnp.minimum(index * layout.chunk_size, layout.vocab_size - layout.chunk_size)
 
 
+def _accumulator(dtype: np.dtype) -> type:
+    """float32, or float64 for float64 (finite differences need it)."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
 def _chunk_logits(
     layout: _Layout, hidden: jax.Array, rows: jax.Array, index: jax.Array | int
 ) -> jax.Array:
     """Logits [*lead, chunk] in float32, with columns of an earlier chunk excluded."""
-    accumulator = jnp.promote_types(hidden.dtype, jnp.float32)
+    accumulator = _accumulator(hidden.dtype)
     logits = jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=accumulator)
     logits = logits / layout.temperature
     if layout.vocab_size % layout.chunk_size == 0:
         return logits
-    columns = _chunk_start(layout, index) + jnp.arange(layout.chunk_size)
+    columns = _chunk_start(layout, index) + jnp.arange(layout.chunk_size, dtype=jnp.int32)
     fresh = (columns >= index * layout.chunk_size).reshape((1,) * (logits.ndim - 1) + (-1,))
     return jnp.where(fresh, logits, _EXCLUDED)
 
 
 def _hit(layout: _Layout, targets: jax.Array, index: jax.Array | int) -> jax.Array:
     """Where in the chunk the target lies, [*lead, chunk] bool."""
-    columns = jnp.arange(layout.chunk_size).reshape((1,) * targets.ndim + (-1,))
-    # Columns of an earlier chunk are excluded by comparing with the chunk's nominal range.
+    columns = jnp.arange(layout.chunk_size, dtype=jnp.int32).reshape((1,) * targets.ndim + (-1,))
+    # A target among the columns of an earlier chunk has been counted there.
     inside = (targets >= index * layout.chunk_size)[..., None]
     return inside & (columns == (targets - _chunk_start(layout, index))[..., None])
 
@@ -146,55 +163,69 @@ def _forward(layout: _Layout, hidden: jax.Array, head: jax.Array, targets: jax.A
     summary, logits = summary_of(0)
     if layout.num_chunks > 1:
         summary = lax.fori_loop(
-            1, layout.num_chunks, lambda i, carry: _merge(carry, summary_of(i)[0]), summary
+            np.int32(1),
+            np.int32(layout.num_chunks),
+            lambda index, merged: _merge(merged, summary_of(index)[0]),
+            summary,
         )
     log_total = jnp.log(summary.total)
     log_probs = summary.target - summary.maximum - log_total
     entropies = log_total - summary.weighted / summary.total
-    kept_logits = logits if layout.num_chunks == 1 else None
-    residuals = (hidden, head, targets, summary.maximum + log_total, entropies, kept_logits)
+    residuals = _Residuals(
+        hidden=hidden,
+        head=head,
+        targets=targets,
+        log_normalizers=summary.maximum + log_total,
+        entropies=entropies,
+        logits=logits if layout.num_chunks == 1 else None,
+    )
     return (log_probs, entropies), residuals
 
 
-def _backward(layout: _Layout, residuals, cotangents: tuple[jax.Array, jax.Array]):
-    hidden, head, targets, log_normaliser, entropies, kept_logits = residuals
-    d_log_probs, d_entropies = cotangents
-    lead = tuple(range(targets.ndim))
-    accumulator = jnp.promote_types(hidden.dtype, jnp.float32)
-
-    def gradients_of(index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-        """Chunk `index`'s share of d hidden, and d head of its rows."""
-        rows = _chunk_rows(layout, hidden, head, index)
-        logits = kept_logits
-        if logits is None:
-            logits = _chunk_logits(layout, hidden, rows, index)
-        log_p = logits - log_normaliser[..., None]
-        slope = d_log_probs[..., None] + d_entropies[..., None] * (log_p + entropies[..., None])
-        d_logits = -jnp.exp(log_p) * slope
-        d_logits += jnp.where(_hit(layout, targets, index), d_log_probs[..., None], 0.0)
-        d_logits = (d_logits / layout.temperature).astype(hidden.dtype)
-        d_hidden = jnp.einsum("...v,vd->...d", d_logits, rows, preferred_element_type=accumulator)
-        d_rows = jnp.tensordot(
-            d_logits, hidden, axes=(lead, lead), preferred_element_type=accumulator
-        )
-        return d_hidden, d_rows.astype(head.dtype)
-
+def _backward(layout: _Layout, residuals: _Residuals, cotangents: tuple[jax.Array, jax.Array]):
+    hidden, head = residuals.hidden, residuals.head
     if layout.num_chunks == 1:
-        d_hidden, d_head = gradients_of(0)
+        d_hidden, d_head = _chunk_gradients(layout, residuals, cotangents, 0)
         return d_hidden.astype(hidden.dtype), d_head, None
 
     def add_chunk(index: jax.Array, carry: tuple[jax.Array, jax.Array]):
         d_hidden, d_head = carry
-        d_hidden_chunk, d_rows = gradients_of(index)
+        d_hidden_chunk, d_rows = _chunk_gradients(layout, residuals, cotangents, index)
         start = _chunk_start(layout, index)
         # Rows of an earlier chunk get an exact 0 here, so adding is the same as writing once.
         d_rows += lax.dynamic_slice_in_dim(d_head, start, layout.chunk_size, axis=0)
         d_head = lax.dynamic_update_slice_in_dim(d_head, d_rows, start, axis=0)
         return d_hidden + d_hidden_chunk, d_head
 
-    carry = (jnp.zeros(hidden.shape, accumulator), jnp.zeros_like(head))
-    d_hidden, d_head = lax.fori_loop(0, layout.num_chunks, add_chunk, carry)
+    zeros = (jnp.zeros(hidden.shape, _accumulator(hidden.dtype)), jnp.zeros_like(head))
+    d_hidden, d_head = lax.fori_loop(np.int32(0), np.int32(layout.num_chunks), add_chunk, zeros)
     return d_hidden.astype(hidden.dtype), d_head, None
+
+
+def _chunk_gradients(
+    layout: _Layout,
+    residuals: _Residuals,
+    cotangents: tuple[jax.Array, jax.Array],
+    index: jax.Array | int,
+) -> tuple[jax.Array, jax.Array]:
+    """Chunk `index`'s share of d hidden [*lead D], and d head of its rows [chunk D]."""
+    hidden, targets = residuals.hidden, residuals.targets
+    rows = _chunk_rows(layout, hidden, residuals.head, index)
+    logits = residuals.logits
+    if logits is None:
+        logits = _chunk_logits(layout, hidden, rows, index)
+    # d log p_y / dz = 1_y - p;  d entropy / dz = -p (log p + entropy)
+    d_log_probs, d_entropies = (cotangent[..., None] for cotangent in cotangents)
+    log_p = logits - residuals.log_normalizers[..., None]
+    slope = d_log_probs + d_entropies * (log_p + residuals.entropies[..., None])
+    hit = _hit(layout, targets, index)
+    d_logits = jnp.where(hit, d_log_probs, 0.0) - jnp.exp(log_p) * slope
+    d_logits = (d_logits / layout.temperature).astype(hidden.dtype)
+    accumulator = _accumulator(hidden.dtype)
+    d_hidden = jnp.einsum("...v,vd->...d", d_logits, rows, preferred_element_type=accumulator)
+    lead = tuple(range(targets.ndim))
+    d_rows = jnp.tensordot(d_logits, hidden, axes=(lead, lead), preferred_element_type=accumulator)
+    return d_hidden, d_rows.astype(residuals.head.dtype)
 
 
 _log_probs_and_entropies.defvjp(_forward, _backward)

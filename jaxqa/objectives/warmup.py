@@ -140,7 +140,7 @@ def _direction_weights() -> np.ndarray:
     return np.stack([along_x, 1.0 - along_x]).astype(np.float32)
 
 
-_DCT = fft.dct(np.eye(_PATCH), norm="ortho", axis=0).astype(np.float32)
+_DCT = np.asarray(fft.dct(np.eye(_PATCH), norm="ortho", axis=0), np.float32)
 _LUMA_WEIGHTS = np.einsum("aij,bij->abij", _direction_weights(), _band_weights(_LUMA_BANDS))
 _CHROMA_WEIGHTS = _band_weights(_CHROMA_BANDS)[None]
 

@@ -2,8 +2,12 @@
 
 import dataclasses
 import functools
+import typing
 
 import jax
+import numpy as np
+
+Values = jax.Array | np.ndarray  # NumPy as parsed on the host, JAX inside a jitted function
 
 
 @functools.partial(
@@ -11,6 +15,7 @@ import jax
     data_fields=["score", "valid", "format_ok", "word_count"],
     meta_fields=[],
 )
+@typing.no_type_check  # transformations put shapes and shardings into the fields
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answers:
     """G answers to each of N prompts.
@@ -22,13 +27,14 @@ class Answers:
       word_count: int32 [N G], words of the whole text, split at white space, tags included.
     """
 
-    score: jax.Array
-    valid: jax.Array
-    format_ok: jax.Array
-    word_count: jax.Array
+    score: Values
+    valid: Values
+    format_ok: Values
+    word_count: Values
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["score", "pool"], meta_fields=[])
+@typing.no_type_check  # transformations put shapes and shardings into the fields
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:
     """What N prompts should be answered.
@@ -38,5 +44,5 @@ class Targets:
       pool: int32 [N], prompts of different pools (data sets) are never ranked against each other.
     """
 
-    score: jax.Array
-    pool: jax.Array
+    score: Values
+    pool: Values

@@ -16,4 +16,4 @@ def answer_format(
     """
     del targets  # the format does not depend on them
     good = answers.format_ok & answers.valid if score_required else answers.format_ok
-    return good.astype(jnp.float32)
+    return jnp.asarray(good, jnp.float32)

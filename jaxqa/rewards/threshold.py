@@ -20,4 +20,5 @@ def threshold(answers: Answers, targets: Targets, *, tolerance: float) -> Float[
     distance = jnp.abs(answers.score - target)
     # Reading three decimals into float32 and subtracting is off by less than this.
     rounding = (jnp.abs(answers.score) + jnp.abs(target) + tolerance) * 2.0**-23
-    return (answers.valid & (distance < tolerance - rounding)).astype(jnp.float32)
+    inside = answers.valid & (distance < tolerance - rounding)
+    return jnp.asarray(inside, jnp.float32)
