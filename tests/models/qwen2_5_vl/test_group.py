@@ -83,7 +83,7 @@ def naive(params, rows, completion_ids):
     ]
     batch = stack(repeated)
     starts = np.array([row.length - 1 for row in repeated]) - TOKENS
-    positions = (starts[:, None] + np.arange(TOKENS)).astype(np.int32)
+    positions = jnp.asarray(starts[:, None] + np.arange(TOKENS), jnp.int32)
 
     @jax.jit
     @jax.value_and_grad
@@ -113,7 +113,7 @@ def test_loss_and_gradients_equal_the_repeated_prompt(
 ):
     model = dataclasses.replace(MODEL, remat=remat)
     weights = draw_weights(groups, tokens)
-    ids = completion_ids[:, :groups, :tokens]
+    ids = jnp.asarray(completion_ids[:, :groups, :tokens])
 
     @jax.jit
     @jax.value_and_grad
