@@ -32,7 +32,7 @@ def make_update(
     def update(state: TrainState, batch: Any, advance: bool = True):
         grads, metrics, outputs = _gradients(objective, state.params, batch, micro_batches)
         steps, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics = metrics | {"grad_norm": optax.global_norm(grads)}
+        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
         state = replace(
             state,
             step=state.step + (1 if advance else 0),

@@ -1,0 +1,68 @@
+"""Schedules, clipping and decay against hand computation."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxqa.train.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
+
+
+def rates(config, steps):
+    schedule = learning_rate_schedule(config, steps)
+    return [float(schedule(step)) for step in range(steps + 1)]
+
+
+def test_linear_schedule_with_warm_up():
+    config = OptimizerConfig(learning_rate=1.0, warmup_fraction=0.2, end_fraction=0.5)
+    expected = [0.0, 0.5, *np.linspace(1.0, 0.5, 9)]
+    np.testing.assert_allclose(rates(config, 10), expected, rtol=1e-6)
+
+
+def test_cosine_and_constant_schedules():
+    cosine = rates(OptimizerConfig(learning_rate=2.0, schedule="cosine", end_fraction=0.1), 8)
+    angle = np.pi * np.arange(9) / 8
+    np.testing.assert_allclose(cosine, 2.0 * (0.1 + 0.9 * 0.5 * (1 + np.cos(angle))), rtol=1e-6)
+    constant = rates(OptimizerConfig(learning_rate=2.0, schedule="constant"), 3)
+    np.testing.assert_allclose(constant, 2.0)
+
+
+def test_the_first_adam_step_is_the_learning_rate_and_only_matrices_decay():
+    config = OptimizerConfig(learning_rate=0.1, schedule="constant", weight_decay=0.5, clip_norm=0.0)
+    params = {"layer": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}}
+    grads = {"layer": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), -3.0)}}
+    optimizer = make_optimizer(config, 10)
+    steps, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(steps["layer"]["kernel"], -0.1 - 0.1 * 0.5 * 2.0, rtol=1e-6)
+    np.testing.assert_allclose(steps["layer"]["bias"], 0.1, rtol=1e-6)
+
+
+def test_clipping_scales_the_whole_gradient():
+    config = OptimizerConfig(
+        learning_rate=1.0, schedule="constant", clip_norm=1.0, epsilon=1e3, beta1=0.0, beta2=0.0
+    )
+    params = {"a": {"kernel": jnp.zeros((2,))}}
+    optimizer = make_optimizer(config, 1)
+    steps, _ = optimizer.update(
+        {"a": {"kernel": jnp.array([30.0, 40.0])}}, optimizer.init(params), params
+    )
+    # A large epsilon makes Adam's step proportional to the (clipped) gradient.
+    clipped = np.array([0.6, 0.8])
+    np.testing.assert_allclose(steps["a"]["kernel"], -clipped / (clipped + 1e3), rtol=1e-4)
+    assert float(optax.tree.norm(steps)) < 1.1e-3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"learning_rate": 0.0},
+        {"warmup_fraction": 1.0},
+        {"end_fraction": 2.0},
+        {"beta1": 1.0},
+        {"epsilon": 0.0},
+        {"clip_norm": -1.0},
+    ],
+)
+def test_impossible_options_are_refused(bad):
+    with pytest.raises(ValueError, match="must"):
+        OptimizerConfig(**bad)
