@@ -31,7 +31,8 @@ def make_update(
     @partial(jax.jit, donate_argnums=0, static_argnames="advance")
     def update(state: TrainState, batch: Any, advance: bool = True):
         grads, metrics, outputs = _gradients(objective, state.params, batch, micro_batches)
-        steps, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts
+            steps, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
         state = replace(
             state,

@@ -1,5 +1,6 @@
 """Schedules, clipping and decay against hand computation."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -27,6 +28,14 @@ def test_cosine_and_constant_schedules():
     np.testing.assert_allclose(constant, 2.0)
 
 
+@pytest.fixture
+def standard_promotion():
+    """Optax raises floats to int32 counts, which strict promotion forbids."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.usefixtures("standard_promotion")
 def test_the_first_adam_step_is_the_learning_rate_and_only_matrices_decay():
     config = OptimizerConfig(learning_rate=0.1, schedule="constant", weight_decay=0.5, clip_norm=0.0)
     params = {"layer": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}}
@@ -37,6 +46,7 @@ def test_the_first_adam_step_is_the_learning_rate_and_only_matrices_decay():
     np.testing.assert_allclose(steps["layer"]["bias"], 0.1, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_clipping_scales_the_whole_gradient():
     config = OptimizerConfig(
         learning_rate=1.0, schedule="constant", clip_norm=1.0, epsilon=1e3, beta1=0.0, beta2=0.0
