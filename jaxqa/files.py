@@ -48,6 +48,16 @@ def check_writable_target(path: str | os.PathLike[str]) -> None:
         raise UserError(f"output directory {path} is not empty; choose another or empty it first")
 
 
+def check_free_space(directory: Path, needed: int) -> None:
+    """Raise UserError if the disk of an existing `directory` has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise UserError(
+            f"cannot write {needed / 1e9:.3g} GB below {directory}: {free / 1e9:.3g} GB are free; "
+            "make room or choose another disk"
+        )
+
+
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new directory beside `path` that takes its name when the block ends without an error.

@@ -19,12 +19,12 @@ def convert(argv: Sequence[str] | None) -> int:
     """Parse flags, load, save.
 
     Raises:
-      UserError: see `weights.load_pretrained` and `weights.save_pretrained`.
+      UserError: see `weights.load_model_directory` and `weights.save_pretrained`.
     """
     arguments = _parser().parse_args(argv)
     check_writable_target(arguments.output)  # before minutes of reading
     jax.config.update("jax_platforms", "cpu")  # conversion needs memory, no accelerator
-    config, params = weights.load_pretrained(arguments.input, dtype=arguments.dtype)
+    config, params = weights.load_model_directory(arguments.input, dtype=arguments.dtype)
     weights.save_pretrained(
         arguments.output, config, params, format=arguments.format, source_dir=arguments.input
     )

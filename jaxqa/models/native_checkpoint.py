@@ -28,7 +28,8 @@ def save(directory: Path, params: Params, *, dtype: np.dtype | None) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, params, save_args=arguments)
     except ValueError as error:  # what tensorstore makes of a failing disk
-        raise UserError(f"cannot write {path}: {error}") from error
+        first_line = str(error).partition("\n")[0]
+        raise UserError(f"cannot write {path}: {first_line}") from error
 
 
 def restore(

@@ -16,7 +16,7 @@ from jax.sharding import Sharding
 
 from jaxqa import tree
 from jaxqa.errors import UserError
-from jaxqa.files import atomic_directory, read_json, write_json
+from jaxqa.files import atomic_directory, check_free_space, read_json, write_json
 from jaxqa.models import native_checkpoint, safetensors_io, weight_table
 from jaxqa.models.qwen2_5_vl import hf_config
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
@@ -102,7 +102,7 @@ SIDE_FILES = (
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def load_pretrained(
+def load_model_directory(
     directory: str | Path,
     *,
     dtype: str | None = None,
@@ -132,9 +132,6 @@ def load_pretrained(
     return config, weight_table.read_params(
         ROWS, abstract, stored, dtype=_dtype(dtype), shardings=shardings
     )
-
-
-load_model_directory = load_pretrained
 
 
 def save_pretrained(
@@ -170,12 +167,13 @@ def save_pretrained(
     with atomic_directory(directory) as temporary:
         leaves = tree.flatten(params)
         stored_as = target or np.dtype(leaves["model/embed_tokens/embedding"].dtype)
+        specs, fetch = weight_table.stored_tensors(ROWS, params, dtype=target)
+        check_free_space(temporary, sum(spec.nbytes for spec in specs.values()))
         values = hf_config.to_hf(config, dtype=str(stored_as), base=_base_config(source))
         if format == "jaxqa":
             values[FORMAT_MARK] = FORMAT_VERSION
             native_checkpoint.save(temporary, params, dtype=target)
         else:
-            specs, fetch = weight_table.stored_tensors(ROWS, params, dtype=target)
             safetensors_io.write_directory(temporary, specs, fetch, max_shard_bytes=max_shard_bytes)
         write_json(temporary / "config.json", values)
         _write_side_files(temporary, config, source, image_config)

@@ -127,7 +127,7 @@ def rewrite(source, directory, *, rename=lambda name: name, config=None):
 
 def test_reads_what_transformers_writes(case):
     config, params, _, directory = case
-    loaded_config, loaded = weights.load_pretrained(directory)
+    loaded_config, loaded = weights.load_model_directory(directory)
     assert loaded_config == config
     assert_same_bits(loaded, params)
 
@@ -136,7 +136,7 @@ def test_reads_shards(case, tmp_path):
     config, params, twin, _ = case
     twin.model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 3
-    assert_same_bits(weights.load_pretrained(tmp_path)[1], params)
+    assert_same_bits(weights.load_model_directory(tmp_path)[1], params)
 
 
 def test_reads_nested_names(case, tmp_path):
@@ -148,20 +148,20 @@ def test_reads_nested_names(case, tmp_path):
         return name.replace("model.", "model.language_model.", 1)
 
     nested = rewrite(source, tmp_path / "nested", rename=nest)
-    assert_same_bits(weights.load_pretrained(nested)[1], params)
+    assert_same_bits(weights.load_model_directory(nested)[1], params)
 
 
 def test_reads_the_hubs_flat_config(case, tmp_path):
     config, params, _, source = case
     flat = rewrite(source, tmp_path / "flat", config=flat_config(config))
-    loaded_config, loaded = weights.load_pretrained(flat)
+    loaded_config, loaded = weights.load_model_directory(flat)
     assert loaded_config == config
     assert_same_bits(loaded, params)
 
 
 def test_casts_while_reading(case):
     _, params, _, directory = case
-    loaded = weights.load_pretrained(directory, dtype="bfloat16")[1]
+    loaded = weights.load_model_directory(directory, dtype="bfloat16")[1]
     expected = jax.tree.map(lambda leaf: leaf.astype(jax.numpy.bfloat16), params)
     assert_same_bits(loaded, expected)
 
@@ -179,10 +179,10 @@ def test_tied_model_with_an_output_matrix(case, tmp_path, monkeypatch, repeated)
     table[-1, -1] += np.float32(repeated == "different")
     save_file(tensors | {"lm_head.weight": table}, directory / "model.safetensors")
     if repeated == "equal":
-        assert_same_bits(weights.load_pretrained(directory)[1], params)
+        assert_same_bits(weights.load_model_directory(directory)[1], params)
     else:
         with pytest.raises(weights.UserError, match="lm_head.weight differs"):
-            weights.load_pretrained(directory)
+            weights.load_model_directory(directory)
 
 
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 50_000])
@@ -208,7 +208,7 @@ def test_export_loads_in_transformers_with_equal_logits(case, tmp_path, max_shar
 def test_round_trip_keeps_every_bit(tmp_path, config, dtype):
     source, out = tmp_path / "source", tmp_path / "out"
     expected = random_bits_directory(source, config, safetensors_io.DTYPES[dtype])
-    loaded_config, params = weights.load_pretrained(source)
+    loaded_config, params = weights.load_model_directory(source)
     weights.save_pretrained(out, loaded_config, params, source_dir=source, max_shard_bytes=100_000)
     actual = {}
     for file in out.glob("*.safetensors"):
@@ -228,7 +228,7 @@ def read_bfloat16(file):
 def test_reads_each_devices_part_only_once(tmp_path, monkeypatch):
     source = tmp_path / "source"
     random_bits_directory(source, SMALL, safetensors_io.DTYPES["F32"])
-    expected = weights.load_pretrained(source)[1]
+    expected = weights.load_model_directory(source)[1]
     mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2, tensor=2))
     abstract = Qwen2_5_VL(config=SMALL).abstract_params()
     places = sharding.tree_shardings(abstract, sharding.QWEN2_5_VL_RULES, mesh)
@@ -240,7 +240,7 @@ def test_reads_each_devices_part_only_once(tmp_path, monkeypatch):
         return result
 
     monkeypatch.setattr(safetensors_io.StoredTensor, "read", counting)
-    params = weights.load_pretrained(source, shardings=places)[1]
+    params = weights.load_model_directory(source, shardings=places)[1]
     assert_same_bits(params, expected)
     assert sum(read) == tree.count_bytes(expected)
     for path, leaf in tree.flatten(params).items():
