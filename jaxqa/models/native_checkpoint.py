@@ -10,10 +10,13 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from jaxqa import tree
 from jaxqa.errors import UserError
+from jaxqa.files import read_json, write_json
 from jaxqa.models import weight_table
 from jaxqa.typing import Params
 
 PARAMS_DIRECTORY = "params"
+FILE_LIST = "params_files.json"
+"""Size of every file of the checkpoint: Orbax itself meets a cut file with pages of traceback."""
 
 
 def save(directory: Path, params: Params, *, dtype: np.dtype | None) -> None:
@@ -30,6 +33,12 @@ def save(directory: Path, params: Params, *, dtype: np.dtype | None) -> None:
     except ValueError as error:  # what tensorstore makes of a failing disk
         first_line = str(error).partition("\n")[0]
         raise UserError(f"cannot write {path}: {first_line}") from error
+    write_json(directory / FILE_LIST, _file_sizes(path))
+
+
+def _file_sizes(path: Path) -> dict[str, int]:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): file.stat().st_size for file in files}
 
 
 def restore(
@@ -45,6 +54,7 @@ def restore(
       UserError: a damaged checkpoint, or parameters that do not fit; all of them are listed.
     """
     path = directory.absolute() / PARAMS_DIRECTORY
+    _check_files(directory)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             found = tree.flatten(checkpointer.metadata(path).item_metadata.tree)
@@ -53,6 +63,18 @@ def restore(
     except (ValueError, KeyError, OSError, AttributeError) as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(f"{path} is damaged or incomplete ({first_line}); convert again") from error
+
+
+def _check_files(directory: Path) -> None:
+    """Raise UserError naming every file that is missing or has another size than when written."""
+    expected = read_json(directory / FILE_LIST)
+    found = _file_sizes(directory / PARAMS_DIRECTORY)
+    damaged = [name for name, size in expected.items() if found.get(name) != size]
+    if damaged:
+        raise UserError(
+            f"{directory / PARAMS_DIRECTORY} is damaged: missing or cut off are "
+            f"{', '.join(damaged)}; convert or copy it again"
+        )
 
 
 def _target(

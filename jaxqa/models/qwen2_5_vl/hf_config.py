@@ -140,10 +140,17 @@ def _text_config(text: Section, *, tied: bool) -> TextConfig:
         ),
         rms_norm_eps=text.number("rms_norm_eps"),
         rope_theta=rope.number("rope_theta", text.number("rope_theta", 1e6)),
-        mrope_section=rope.numbers("mrope_section", int),
+        mrope_section=_three(rope, "mrope_section"),
         # Nested files of transformers 4 have the flag in text_config only.
         tie_word_embeddings=tied or text.flag("tie_word_embeddings"),
     )
+
+
+def _three(section: Section, key: str) -> tuple[int, int, int]:
+    values = section.numbers(key, int)
+    if len(values) != 3:
+        raise UserError(f"{section.where}: {key} is {list(values)}, expected three whole numbers")
+    return values[0], values[1], values[2]
 
 
 def _vision_config(vision: Section, processor: Section) -> VisionConfig:
@@ -223,11 +230,12 @@ def to_hf(
     text, vision = config.text, config.vision
     values |= {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
     values |= {key: getattr(config, key) for key in TOKEN_IDS}
-    values["tie_word_embeddings"] = text.tie_word_embeddings
     values["dtype" if nested or "dtype" in values else "torch_dtype"] = dtype
     target = values["text_config"] if nested else values
-    if "tie_word_embeddings" in target:  # where transformers 4 nests it
-        target["tie_word_embeddings"] = text.tie_word_embeddings
+    # transformers 4 nests this one too.
+    holders = [part for part in (values, target) if "tie_word_embeddings" in part] or [values]
+    for part in holders:
+        part["tie_word_embeddings"] = text.tie_word_embeddings
     target |= {key: getattr(text, key) for key in TEXT_SIZES}
     target |= {
         "num_key_value_heads": text.num_key_value_heads,
