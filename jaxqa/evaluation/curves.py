@@ -1,15 +1,12 @@
 """Which training curves the report shows, under which names."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
 
 from jaxqa.evaluation import plots
 from jaxqa.evaluation.run_files import Series
-
-Points = Sequence[tuple[int, float]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +17,7 @@ class PanelKind:
       metric: its name in `metrics.jsonl`.
       title: heading.
       caption: what it says.
-      parts_prefix: metrics that begin so are drawn beside it.
+      parts_prefix: metrics that begin so, and are no kind of their own, are drawn beside it.
       is_schedule: it was set, not measured: no running mean, and its peak is what matters.
     """
 
@@ -37,12 +34,18 @@ KINDS = (
         metric="reward",
         title="Reward",
         caption="mean of the sampled answers",
-        parts_prefix="reward/",
+        parts_prefix="reward_",
     ),
+    PanelKind(
+        metric="reward_std",
+        title="Reward spread",
+        caption="standard deviation within a group",
+    ),
+    PanelKind(metric="unparsed", title="Unparsed", caption="share of the sampled answers"),
     PanelKind(
         metric="entropy",
         title="Token entropy",
-        caption="nats per token while sampling",
+        caption="nats per token",
     ),
     PanelKind(
         metric="kl",
@@ -79,15 +82,15 @@ class Panel:
 
 def panels(series: Series, *, colour: str) -> tuple[list[Panel], list[Panel]]:
     """Panels of the known metrics in the order of `KINDS`, and of all others by name."""
-    known = [_panel(kind, series, colour) for kind in KINDS if kind.metric in series]
-    drawn = {kind.metric for kind in KINDS}
-    prefixes = tuple(k.parts_prefix for k in KINDS if k.parts_prefix and k.metric in series)
-    others = [
-        _panel(PanelKind(metric=name, title=name, caption=""), series, colour)
-        for name in sorted(series)
-        if name not in drawn and not name.startswith(prefixes)
-    ]
-    return known, others
+    drawn = [kind for kind in KINDS if kind.metric in series]
+    taken = {kind.metric for kind in drawn}
+    for kind in drawn:
+        taken.update(_part_names(kind, series))
+    others = [PanelKind(metric=name, title=name, caption="") for name in sorted(series)]
+    return (
+        [_panel(kind, series, colour) for kind in drawn],
+        [_panel(kind, series, colour) for kind in others if kind.metric not in taken],
+    )
 
 
 def significant(value: float) -> str:
@@ -101,7 +104,8 @@ def significant(value: float) -> str:
 
 
 def _panel(kind: PanelKind, series: Series, colour: str) -> Panel:
-    points, parts = series[kind.metric], _parts(kind, series)
+    points, prefix = series[kind.metric], kind.parts_prefix or ""
+    parts = {name.removeprefix(prefix): series[name] for name in _part_names(kind, series)}
     svg = plots.curve(
         points, colour=colour, name=kind.title, smooth=not kind.is_schedule, parts=parts
     )
@@ -114,11 +118,11 @@ def _panel(kind: PanelKind, series: Series, colour: str) -> Panel:
     )
 
 
-def _parts(kind: PanelKind, series: Series) -> Mapping[str, Points]:
-    if kind.parts_prefix is None:
-        return {}
-    names = sorted(name for name in series if name.startswith(kind.parts_prefix))
-    return {name.removeprefix(kind.parts_prefix): series[name] for name in names}
+def _part_names(kind: PanelKind, series: Series) -> list[str]:
+    prefix, whole = kind.parts_prefix, {kind.metric for kind in KINDS}
+    if prefix is None:
+        return []
+    return sorted(name for name in series if name.startswith(prefix) and name not in whole)
 
 
 def _numbers(kind: PanelKind, values: np.ndarray) -> str:

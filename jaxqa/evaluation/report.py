@@ -53,7 +53,7 @@ def write_report(workdir: Path | str, *, manifest: Path | None = None) -> Path:
 
 
 def render(run: RunRecord, *, sources: list[dict[str, str]]) -> str:
-    """The page as text; `sources` have `name`, `licence` and, if known, `origin`."""
+    """The page as text; `sources` have `name`, `licence` and `origin`, which may be empty."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -209,7 +209,7 @@ def _percent(value: float, low: float, high: float) -> float:
 
 
 def _sources(workdir: Path, manifest: Path | None) -> list[dict[str, str]]:
-    """Name, licence and origin of every picture that a manifest lists."""
+    """Name, licence and origin of every picture that a manifest lists, and the split it is in."""
     if manifest is None:
         found = sorted((workdir / "data").glob("**/manifest.json"))
         manifest = found[0] if found else None
@@ -222,7 +222,7 @@ def _sources(workdir: Path, manifest: Path | None) -> list[dict[str, str]]:
         {
             "name": str(scene.get("name", "?")),
             "licence": str(scene.get("licence", "not stated")),
-            "origin": str(scene.get("source", "")),
+            "origin": " · ".join(str(scene[key]) for key in ("source", "split") if key in scene),
         }
         for scene in scenes
     ]

@@ -104,22 +104,24 @@ def test_metric_names_are_escaped():
 def test_panels_know_their_metrics_and_keep_the_others():
     series = {
         "reward": [(1, 0.5), (2, 0.7)],
-        "reward/gaussian": [(1, 0.4), (2, 0.5)],
-        "reward/format": [(1, 1.0), (2, 1.0)],
+        "reward_gaussian": [(1, 0.4), (2, 0.5)],
+        "reward_format": [(1, 1.0), (2, 1.0)],
+        "reward_std": [(1, 0.25), (2, 0.0)],
         "loss": [(1, -0.25), (2, 0.0)],
         "learning_rate": [(1, 1e-5), (2, 1e-4), (3, 0.0)],
         "grad_norm": [(1, 1200.4)],
     }
     known, others = curves.panels(series, colour="#2f6690")
-    assert [panel.title for panel in known] == ["Loss", "Reward", "Learning rate"]
+    assert [panel.title for panel in known] == ["Loss", "Reward", "Reward spread", "Learning rate"]
     assert known[1].parts == [("format", "dashed"), ("gaussian", "dotted")]
-    assert [panel.numbers for panel in known] == ["−0.25 → 0", "0.5 → 0.7", "peak 1.0e−4"]
+    numbers = [panel.numbers for panel in known]
+    assert numbers == ["−0.25 → 0", "0.5 → 0.7", "0.25 → 0", "peak 1.0e−4"]
     assert [(panel.title, panel.numbers) for panel in others] == [("grad_norm", "1200 → 1200")]
 
 
 def test_parts_without_their_whole_are_not_lost():
-    _, others = curves.panels({"reward/gaussian": [(1, 0.4)]}, colour="#2f6690")
-    assert [panel.title for panel in others] == ["reward/gaussian"]
+    _, others = curves.panels({"reward_gaussian": [(1, 0.4)]}, colour="#2f6690")
+    assert [panel.title for panel in others] == ["reward_gaussian"]
 
 
 @pytest.mark.parametrize(
