@@ -1,10 +1,9 @@
-"""Hugging Face `config.json` <-> `Qwen2_5_VLConfig`, in both layouts.
+"""Hugging Face `config.json` in both its layouts, as `Qwen2_5_VLConfig`.
 
 Flat: the Hub's checkpoints keep the text fields at the top, beside `vision_config`. Nested: newer
 `transformers` writes them into `text_config`, the rotary ones into `rope_parameters`.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, TextConfig, VisionC
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
 
 MODEL_TYPE = "qwen2_5_vl"
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 
 TEXT_SIZES = (
     "vocab_size",
@@ -214,90 +212,3 @@ def read_image_config(directory: str | Path) -> ImageConfig:
         return ImageConfig(min_pixels=low, max_pixels=high)
     except ValueError as error:
         raise UserError(f"{processor.where}: {error}") from error
-
-
-def to_hf(
-    config: Qwen2_5_VLConfig, *, dtype: str, base: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The `config.json` of an exported model.
-
-    Flat, as on the Hub, because every `transformers` release since Qwen2.5-VL's reads that layout.
-    With a nested `base` (the file the model came from) the result is nested, so that a round trip
-    changes nothing; fields of `base` that mean nothing here (video, dropout) are kept.
-    """
-    values = copy.deepcopy(dict(base or {}))
-    nested = is_nested(values)
-    text, vision = config.text, config.vision
-    values |= {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
-    values |= {key: getattr(config, key) for key in TOKEN_IDS}
-    values["dtype" if nested or "dtype" in values else "torch_dtype"] = dtype
-    target = values["text_config"] if nested else values
-    # transformers 4 nests this one too.
-    holders = [part for part in (values, target) if "tie_word_embeddings" in part] or [values]
-    for part in holders:
-        part["tie_word_embeddings"] = text.tie_word_embeddings
-    target |= {key: getattr(text, key) for key in TEXT_SIZES}
-    target |= {
-        "num_key_value_heads": text.num_key_value_heads,
-        "rms_norm_eps": text.rms_norm_eps,
-        "hidden_act": "silu",
-        "use_sliding_window": False,
-        "initializer_range": config.initializer_range,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
-    }
-    _write_rope(target, text)
-    for section in (target, values.get("vision_config", {})):
-        for key in ("dtype", "torch_dtype"):
-            if key in section:
-                section[key] = dtype
-    values["vision_config"] = {
-        **values.get("vision_config", {}),
-        "hidden_act": "silu",
-        "in_channels": vision.in_channels,
-        **{key: getattr(vision, key) for key in (*VISION_SIZES, *VISION_DEFAULTS)},
-        "fullatt_block_indexes": list(vision.fullatt_block_indexes),
-    }
-    return values
-
-
-def _write_rope(target: dict[str, Any], text: TextConfig) -> None:
-    """Rotary fields in the form the file already has, else in the Hub's."""
-    sections = list(text.mrope_section)
-    if "rope_parameters" in target:
-        target["rope_parameters"] = {
-            "rope_type": "default",
-            "rope_theta": text.rope_theta,
-            "mrope_section": sections,
-        }
-    else:
-        target["rope_theta"] = text.rope_theta
-        kind = target.get("rope_scaling") or {"type": "mrope"}
-        target["rope_scaling"] = {**kind, "mrope_section": sections}
-
-
-def preprocessor_config(config: Qwen2_5_VLConfig, images: ImageConfig) -> dict[str, Any]:
-    """The `preprocessor_config.json` under which HF's image processor feeds the same pixels."""
-    vision = config.vision
-    return {
-        "min_pixels": images.min_pixels,
-        "max_pixels": images.max_pixels,
-        "patch_size": vision.patch_size,
-        "temporal_patch_size": vision.temporal_patch_size,
-        "merge_size": vision.spatial_merge_size,
-        "image_mean": list(vision.image_mean),
-        "image_std": list(vision.image_std),
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
-    }
-
-
-def generation_config(config: Qwen2_5_VLConfig) -> dict[str, Any]:
-    """The `generation_config.json` of an exported model: tokens only, decoding is greedy."""
-    stops = list(dict.fromkeys((config.eos_token_id, config.pad_token_id)))
-    return {
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": stops,
-        "pad_token_id": config.pad_token_id,
-        "do_sample": False,
-    }

@@ -18,7 +18,7 @@ from jaxqa import tree
 from jaxqa.errors import UserError
 from jaxqa.files import atomic_directory, check_free_space, read_json, write_json
 from jaxqa.models import native_checkpoint, safetensors_io, weight_table
-from jaxqa.models.qwen2_5_vl import hf_config
+from jaxqa.models.qwen2_5_vl import hf_export
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from jaxqa.models.qwen2_5_vl.hf_config import read_config
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
@@ -169,7 +169,7 @@ def save_pretrained(
         stored_as = target or np.dtype(leaves["model/embed_tokens/embedding"].dtype)
         specs, fetch = weight_table.stored_tensors(ROWS, params, dtype=target)
         check_free_space(temporary, sum(spec.nbytes for spec in specs.values()))
-        values = hf_config.to_hf(config, dtype=str(stored_as), base=_base_config(source))
+        values = hf_export.model_config(config, dtype=str(stored_as), base=_base_config(source))
         if format == "jaxqa":
             values[FORMAT_MARK] = FORMAT_VERSION
             native_checkpoint.save(temporary, params, dtype=target)
@@ -251,7 +251,7 @@ def _write_side_files(
         if source is not None and name not in replaced and (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
     if not any((directory / name).is_file() for name in PROCESSOR_FILES):
-        processor = hf_config.preprocessor_config(config, image_config or ImageConfig())
+        processor = hf_export.preprocessor_config(config, image_config or ImageConfig())
         write_json(directory / "preprocessor_config.json", processor)
     if not (directory / "generation_config.json").is_file():
-        write_json(directory / "generation_config.json", hf_config.generation_config(config))
+        write_json(directory / "generation_config.json", hf_export.generation_config(config))

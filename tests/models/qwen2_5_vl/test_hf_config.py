@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jaxqa.errors import UserError
-from jaxqa.models.qwen2_5_vl import hf_config
+from jaxqa.models.qwen2_5_vl import hf_config, hf_export
 from jaxqa.models.qwen2_5_vl.config import PRESETS
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
 
@@ -109,18 +109,18 @@ def test_reads_every_layout(tmp_path, layout):
 def test_round_trip_keeps_layout_and_foreign_fields(tmp_path, layout):
     source = LAYOUTS[layout]
     config = hf_config.read_config(write(tmp_path, **source))
-    written = hf_config.to_hf(config, dtype="bfloat16", base=source)
+    written = hf_export.model_config(config, dtype="bfloat16", base=source)
     vision = written["vision_config"]
     if layout == "flat":
         assert vision.pop("in_channels") == 3  # spelt as `transformers` reads it
     assert written == source
-    assert hf_config.to_hf(config, dtype="float32", base=source) != source
+    assert hf_export.model_config(config, dtype="float32", base=source) != source
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_written_without_a_source_reads_back(tmp_path, preset):
     config = PRESETS[preset]
-    write(tmp_path, **hf_config.to_hf(config, dtype="bfloat16"))
+    write(tmp_path, **hf_export.model_config(config, dtype="bfloat16"))
     assert hf_config.read_config(tmp_path) == config
 
 
@@ -133,7 +133,7 @@ def test_changed_config_over_an_old_source_wins(tmp_path, layout):
         image_token_id=7,
         eos_token_id=9,
     )
-    write(tmp_path, **hf_config.to_hf(config, dtype="float32", base=LAYOUTS[layout]))
+    write(tmp_path, **hf_export.model_config(config, dtype="float32", base=LAYOUTS[layout]))
     assert hf_config.read_config(tmp_path) == config
 
 
@@ -142,7 +142,7 @@ def test_changed_config_over_an_old_source_wins(tmp_path, layout):
 def test_transformers_reads_the_same(tmp_path, base):
     transformers = pytest.importorskip("transformers")
     config = PRESETS["tiny"]
-    values = hf_config.to_hf(config, dtype="float32", base=base and LAYOUTS[base])
+    values = hf_export.model_config(config, dtype="float32", base=base and LAYOUTS[base])
     read = transformers.AutoConfig.from_pretrained(write(tmp_path, **values))
     text, vision = read.text_config, read.vision_config
     for key in (*hf_config.TEXT_SIZES, "num_key_value_heads", "rms_norm_eps"):
@@ -231,7 +231,7 @@ def test_pixel_statistics_come_from_the_processor(tmp_path):
     write(tmp_path, "preprocessor_config.json", image_mean=[0.5, 0.25, 0], image_std=[1, 0.5, 0.5])
     vision = hf_config.read_config(tmp_path).vision
     assert (vision.image_mean, vision.image_std) == ((0.5, 0.25, 0.0), (1.0, 0.5, 0.5))
-    written = hf_config.preprocessor_config(hf_config.read_config(tmp_path), ImageConfig())
+    written = hf_export.preprocessor_config(hf_config.read_config(tmp_path), ImageConfig())
     assert (written["image_mean"], written["image_std"]) == ([0.5, 0.25, 0.0], [1.0, 0.5, 0.5])
     write(tmp_path, "preprocessor_config.json", image_mean=[0.5, 0.25])
     with pytest.raises(UserError, match="image_mean has 2"):
