@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxqa.typing import Array, Int, Key
+from jaxqa.typing import Array, Float, Int, Key
 
 IMPLEMENTATION = "threefry2x32"
 """Named, so that a user's `jax_default_prng_impl` cannot change what a seed means."""
@@ -20,7 +20,7 @@ def sample_keys(
 
     A key is a function of (seed, stage, step, example id, completion index) alone: shuffling,
     splitting or sharding the batch moves keys, and changes none. Completion index g has the same
-    key whatever `num_samples` is. Token t of a completion uses `token_keys(keys, t)`.
+    key whatever `num_samples` is.
 
     Args:
       seed: of the run, in [0, 2**32).
@@ -54,7 +54,15 @@ def _derive(run: Array, high: Array, low: Array, num_samples: int) -> Array:
     return jax.vmap(of_example)(high, low)
 
 
-def token_keys(keys: Key[Array, "B G"], token_index: Int[Array, ""]) -> Key[Array, "B G"]:
-    """Keys of completion token number `token_index`, from those of the completions."""
-    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
-    return fold_in(keys, token_index)
+def token_uniforms(keys: Key[Array, "B G"], length: int) -> Float[Array, "B G T 2"]:
+    """Two uniforms in [0, 1) for each token: token t of a completion draws with fold_in(key, t).
+
+    So they do not depend on `length`, and can be made at once before decoding.
+    """
+
+    def of_token(key: Array, index: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, index), (2,), jnp.float32)
+
+    over_tokens = jax.vmap(of_token, (None, 0))
+    indices = jnp.arange(length, dtype=jnp.uint32)
+    return jax.vmap(jax.vmap(over_tokens, (0, None)), (0, None))(keys, indices)

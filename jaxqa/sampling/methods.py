@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxqa.sampling.config import SamplingConfig
-from jaxqa.typing import Array, Bool, Float, Int, Key
+from jaxqa.typing import Array, Bool, Float, Int
 
 
 def choose(
-    logits: Float[Array, "B G V"], keys: Key[Array, "B G"], config: SamplingConfig
+    logits: Float[Array, "B G V"], uniforms: Float[Array, "B G 2"], config: SamplingConfig
 ) -> tuple[Int[Array, "B G"], Float[Array, "B G"], Float[Array, "B G"]]:
     """Choose one token per row; return tokens, their log-probabilities, the rows' entropies.
 
     Log-probability and entropy are those of softmax(logits / temperature), in float32, before
     truncation; greedy takes the best token and reports at temperature 1. A row's token depends on
-    the row and its key only.
+    the row and its two uniforms only.
     """
     if config.temperature > 0:
         logits = logits / config.temperature
@@ -35,13 +35,9 @@ def choose(
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     else:
         keep = keep_mask(logits, top_k=config.top_k, top_p=config.top_p, min_p=config.min_p)
-        tokens = draw(jnp.where(keep, weights, 0.0), _uniforms(keys))
+        tokens = draw(jnp.where(keep, weights, 0.0), uniforms)
     log_probs = jnp.take_along_axis(shifted, tokens[..., None], axis=-1)[..., 0] - log_total
     return tokens, log_probs, entropies
-
-
-def _uniforms(keys: Array) -> Array:
-    return jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32)))(keys)
 
 
 def keep_mask(

@@ -109,16 +109,17 @@ class Sampler:
 def _sample(sampler: Sampler, params: Params, prompts: Any, keys: Array) -> Rollout:
     model, config = sampler.model, sampler.config
     prefix = model.prefill(params, prompts)
-    head = model.head(params).astype(prefix.last_hidden.dtype)  # once, not at every step
+    # Once, not at every step:
+    head = model.head(params).astype(prefix.last_hidden.dtype)
+    uniforms = keys_lib.token_uniforms(keys, config.max_new_tokens)
 
     def extend(rollout: Rollout, hidden: Array, active: Array) -> tuple[Rollout, Array, Array]:
         """Append the token that `hidden` ([B G D], or [B 1 D] for all of a group) predicts."""
         step = rollout.num_steps
         logits = jnp.einsum("bgd,vd->bgv", hidden, head, preferred_element_type=jnp.float32)
         logits = jnp.broadcast_to(logits, (*keys.shape, logits.shape[-1]))
-        chosen, log_probs, entropies = methods.choose(
-            logits, keys_lib.token_keys(keys, step), config
-        )
+        drawn = jax.lax.dynamic_index_in_dim(uniforms, step, axis=2, keepdims=False)
+        chosen, log_probs, entropies = methods.choose(logits, drawn, config)
         tokens = jnp.where(active, chosen, sampler.pad_token_id)
         rollout = Rollout(
             token_ids=_write(rollout.token_ids, tokens, step),

@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,12 +30,14 @@ def test_every_part_of_the_name_changes_every_key():
     assert len(np.unique(flat, axis=0)) == len(names) * len(IDS) * 4
 
 
-def test_token_keys_are_fold_ins_of_the_completion_key():
+def test_a_token_draws_with_the_fold_in_of_its_index():
     keys = keys_lib.sample_keys(0, "sft", 0, IDS[:2], 3)
-    for step in (0, 5):
-        expected = jax.random.fold_in(keys[1, 2], step)
-        actual = keys_lib.token_keys(keys, jnp.int32(step))[1, 2]
-        np.testing.assert_array_equal(data(actual), data(expected))
+    uniforms = keys_lib.token_uniforms(keys, 6)
+    for row, sample, token in [(0, 0, 0), (1, 2, 5), (0, 1, 3)]:
+        key = jax.random.fold_in(keys[row, sample], token)
+        np.testing.assert_array_equal(uniforms[row, sample, token], jax.random.uniform(key, (2,)))
+    np.testing.assert_array_equal(keys_lib.token_uniforms(keys, 2), uniforms[:, :, :2])
+    assert len(np.unique(uniforms)) == uniforms.size
 
 
 def test_keys_ignore_the_default_generator():

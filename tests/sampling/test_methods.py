@@ -13,8 +13,9 @@ from jaxqa.sampling import methods
 from jaxqa.sampling.config import SamplingConfig
 
 
-def keys(rows: int, samples: int = 1) -> jax.Array:
-    return keys_lib.sample_keys(5, "test", 0, np.arange(rows), samples)
+def uniforms(rows: int, samples: int = 1) -> jax.Array:
+    keys = keys_lib.sample_keys(5, "test", 0, np.arange(rows), samples)
+    return keys_lib.token_uniforms(keys, 1)[:, :, 0]
 
 
 choose = jax.jit(methods.choose, static_argnames="config")
@@ -66,7 +67,7 @@ def test_ties_with_the_last_kept_token_are_kept():
 def test_log_probs_and_entropies_are_those_before_truncation(temperature: float):
     logits = np.random.default_rng(1).normal(size=(3, 4, 77)).astype(np.float32) * 4
     config = SamplingConfig(temperature=temperature, top_k=3, top_p=0.7, min_p=0.2)
-    tokens, log_probs, entropies = choose(logits, keys(3, 4), config)
+    tokens, log_probs, entropies = choose(logits, uniforms(3, 4), config)
     expected = scipy.special.log_softmax(logits.astype(np.float64) / temperature, axis=-1)
     picked = np.take_along_axis(expected, np.asarray(tokens)[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(log_probs, picked, rtol=1e-5, atol=1e-5)
@@ -78,7 +79,7 @@ def test_log_probs_and_entropies_are_those_before_truncation(temperature: float)
 
 def test_greedy_takes_the_best_and_reports_at_temperature_one():
     logits = np.random.default_rng(2).normal(size=(2, 3, 50)).astype(np.float32)
-    tokens, log_probs, _ = choose(logits, keys(2, 3), SamplingConfig(temperature=0.0))
+    tokens, log_probs, _ = choose(logits, uniforms(2, 3), SamplingConfig(temperature=0.0))
     np.testing.assert_array_equal(tokens, logits.argmax(-1))
     expected = scipy.special.log_softmax(logits, axis=-1).max(-1)
     np.testing.assert_allclose(log_probs, expected, rtol=1e-5)
@@ -89,7 +90,7 @@ def test_samples_follow_the_softmax(temperature: float):
     rows, vocabulary = 40_000, 23
     logits = np.random.default_rng(3).normal(size=vocabulary).astype(np.float32) * 2
     tiled = jnp.broadcast_to(logits, (rows, 1, vocabulary))
-    tokens, _, _ = choose(tiled, keys(rows), SamplingConfig(temperature=temperature))
+    tokens, _, _ = choose(tiled, uniforms(rows), SamplingConfig(temperature=temperature))
     counts = np.bincount(np.asarray(tokens).ravel(), minlength=vocabulary)
     expected = scipy.special.softmax(logits / temperature) * rows
     assert scipy.stats.chisquare(counts, expected, sum_check=False).pvalue > 1e-3
@@ -99,7 +100,7 @@ def test_truncated_samples_follow_the_renormalised_softmax():
     rows = 40_000
     logits = np.float32([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
     tiled = jnp.broadcast_to(logits, (rows, 1, 6))
-    tokens, _, _ = choose(tiled, keys(rows), SamplingConfig(top_k=5, top_p=0.9))
+    tokens, _, _ = choose(tiled, uniforms(rows), SamplingConfig(top_k=5, top_p=0.9))
     counts = np.bincount(np.asarray(tokens).ravel(), minlength=6)
     assert counts[4:].sum() == 0
     expected = scipy.special.softmax(logits[:4]) * rows
@@ -111,8 +112,8 @@ def test_draws_from_a_large_vocabulary_follow_the_weights(spread: float):
     vocabulary, number = 151_936, 40_000
     rng = np.random.default_rng(4)
     weights = np.exp(spread * rng.normal(size=vocabulary)).astype(np.float32)
-    uniforms = jax.random.uniform(jax.random.key(0), (number, 2))
-    tokens = jax.jit(jax.vmap(methods.draw, (None, 0)))(weights, uniforms)
+    pairs = jax.random.uniform(jax.random.key(0), (number, 2))
+    tokens = jax.jit(jax.vmap(methods.draw, (None, 0)))(weights, pairs)
     bins = rng.integers(0, 50, size=vocabulary)  # a random partition mixes blocks and places
     counts = np.bincount(bins[np.asarray(tokens)], minlength=50)
     shares = np.bincount(bins, weights=weights.astype(np.float64), minlength=50)
@@ -128,15 +129,15 @@ def test_draw_inverts_the_cumulative_distribution(vocabulary: int):
     weights[rng.integers(vocabulary)] = 1.0
     width = math.isqrt(vocabulary - 1) + 1
     padded = np.append(weights, np.zeros(-vocabulary % width)).reshape(-1, width)
-    uniforms = rng.random((200, 2))
+    pairs = rng.random((200, 2))
     expected = []
-    for first, second in uniforms:
+    for first, second in pairs:
         sums = np.cumsum(padded.sum(1))
         block = np.searchsorted(sums, first * sums[-1], side="right")
         inside = np.cumsum(padded[block])
         expected.append(block * width + np.searchsorted(inside, second * inside[-1], side="right"))
     tiled = jnp.tile(weights.astype(np.float32), (200, 1))
-    actual = methods.draw(tiled, jnp.asarray(uniforms, jnp.float32))
+    actual = methods.draw(tiled, jnp.asarray(pairs, jnp.float32))
     np.testing.assert_array_equal(actual, expected)
 
 
