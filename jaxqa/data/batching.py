@@ -4,9 +4,12 @@ Prompts are padded to a bucket and completions to a completion bucket; nothing i
 """
 
 import dataclasses
+import functools
+import typing
 from collections.abc import Sequence
 from typing import Literal
 
+import jax
 import numpy as np
 
 from jaxqa.data import encoding
@@ -82,6 +85,14 @@ class Buckets:
         )
 
 
+# Pytrees, so that Grain's workers hand the arrays over in shared memory; it puts descriptors into
+# the fields meanwhile, so they are not type-checked.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["prompts", "example_ids", "labels", "pools", "valid"],
+    meta_fields=["errors"],
+)
+@typing.no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptBatch:
     """Prompts of one bucket with their labels, on the host.
@@ -104,6 +115,15 @@ class PromptBatch:
     errors: tuple[str | None, ...]
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        *("prompts", "example_ids", "labels", "pools", "valid"),
+        *("completion_ids", "completion_mask"),
+    ],
+    meta_fields=["errors"],
+)
+@typing.no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SftBatch(PromptBatch):
     """Prompts with the completions to be learned.

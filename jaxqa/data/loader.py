@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -288,9 +289,15 @@ class _Running:
     def next(self, start: Callable[[], grain.DatasetIterator]) -> PromptBatch:
         if self._iterator is None:
             self._iterator = start()
-        return next(self._iterator)
+        # Out of the workers' shared memory: its files and descriptors must not live as long as
+        # whoever keeps the batch.
+        return jax.tree.map(_owned, next(self._iterator))
 
     def close(self) -> None:
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    return array if type(array) is np.ndarray else np.array(array)
