@@ -1,6 +1,7 @@
 """Same numbers as Hugging Face's Qwen2.5-VL: features, layers, logits and every gradient."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +25,35 @@ BATCHES = (
 LENGTH, WINDOWS = 64, 6  # one bucket, longer than any prompt: one compilation serves all batches
 
 
-@pytest.fixture(scope="module", params=[SMALL, TIED], ids=["untied", "tied"])
-def pair(request):
-    model = Qwen2_5_VL(config=request.param)
+def build_pair(config):
+    model = Qwen2_5_VL(config=config)
     params = perturb(model.abstract_params())
-    return model, params, TorchTwin(request.param, params)
+    return model, params, TorchTwin(config, params)
 
 
 @pytest.fixture(scope="module")
-def functions(pair):
-    model, _, _ = pair
+def untied():
+    return build_pair(SMALL)
 
-    def logits(params, prompts):
+
+@pytest.fixture(scope="module", params=["untied", "tied"])
+def pair(request, untied):
+    return untied if request.param == "untied" else build_pair(TIED)
+
+
+@pytest.fixture(scope="module")
+def gradient(pair):
+    """Gradient of weighted logits, and the logits."""
+    model = pair[0]
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def weighted_logits(params, prompts, weights):
         hidden = model.prompt_hidden(params, prompts)
-        return jnp.einsum("bsd,vd->bsv", hidden, model.head(params))
+        logits = jnp.einsum("bsd,vd->bsv", hidden, model.head(params))
+        return jnp.sum(logits * weights), logits
 
-    def loss(params, prompts, weights):
-        return jnp.sum(logits(params, prompts) * weights), logits(params, prompts)
-
-    gradient = jax.jit(jax.grad(loss, has_aux=True))
-    return jax.jit(model.image_features), jax.jit(model.prompt_activations), gradient
+    return weighted_logits
 
 
 def build_batch(names, config, seed):
@@ -53,43 +63,48 @@ def build_batch(names, config, seed):
 
 
 @pytest.mark.parametrize("names", BATCHES, ids=" + ".join)
-def test_matches_transformers(pair, functions, names):
+def test_logits_and_gradients_match(pair, gradient, names):
     model, params, twin = pair
-    image_features, activations, gradient = functions
     prompts, batch = build_batch(names, model.config, seed=1)
     inputs = twin.inputs(prompts)
     real = inputs["attention_mask"].numpy().astype(bool)
     length = real.shape[1]
-
     twin.model.zero_grad()
-    twin.model.model.rope_deltas = None
-    expected = twin.model(**inputs, output_hidden_states=True)
+    expected = twin.model(**inputs).logits
     rng = np.random.default_rng(2)
-    weights = rng.standard_normal(expected.logits.shape).astype(np.float32) * real[..., None]
-    (expected.logits * torch.from_numpy(weights)).sum().backward()
+    weights = rng.standard_normal(expected.shape).astype(np.float32) * real[..., None]
+    (expected * torch.from_numpy(weights)).sum().backward()
 
-    with torch.no_grad():
-        pixels = {"pixel_values": inputs["pixel_values"], "grid_thw": inputs["image_grid_thw"]}
-        features = twin.model.model.visual(pixels["pixel_values"], pixels["grid_thw"]).pooler_output
-    found = np.asarray(image_features(params, batch))
-    placed = [found[row, index[index >= 0]] for row, index in enumerate(batch.vision_index)]
-    assert relative_error(np.concatenate(placed), features.numpy()) < 1e-4
-
-    layers = np.asarray(activations(params, batch))[:, :, :length]
-    assert len(layers) == len(expected.hidden_states) == model.config.text.num_hidden_layers + 1
-    # Hugging Face's last hidden state has passed the final norm; the logits cover it below.
-    for layer, hidden in zip(layers[:-1], expected.hidden_states[:-1], strict=True):
-        assert relative_error(layer[real], hidden.detach().numpy()[real]) < 1e-4
-
-    padding = LENGTH - length
-    padded = np.pad(weights, ((0, 0), (0, padding), (0, 0)))
+    padded = np.pad(weights, ((0, 0), (0, LENGTH - length), (0, 0)))
     grads, logits = gradient(params, batch, padded)
     logits = np.asarray(logits)[:, :length]
-    assert relative_error(logits[real], expected.logits.detach().numpy()[real]) < 1e-4
+    assert relative_error(logits[real], expected.detach().numpy()[real]) < 1e-4
     errors = twin.gradient_errors(grads)
     assert len(errors) == len(list(twin.model.parameters()))
     assert max(errors.values()) < 1e-3, errors
     assert (np.asarray(batch.next_position) == _first_completion_position(twin, inputs)).all()
+
+
+@pytest.mark.parametrize("names", BATCHES, ids=" + ".join)
+def test_every_layer_matches(untied, activations, names):
+    model, params, twin = untied
+    prompts, batch = build_batch(names, model.config, seed=4)
+    inputs = twin.inputs(prompts)
+    real = inputs["attention_mask"].numpy().astype(bool)
+    with torch.no_grad():
+        expected = twin.model(**inputs, output_hidden_states=True).hidden_states
+    layers, final = activations(params, batch)
+    layers = [np.asarray(layer)[:, : real.shape[1]] for layer in (*layers[:-1], final)]
+    assert len(layers) == len(expected) == model.config.text.num_hidden_layers + 1
+    for layer, hidden in zip(layers, expected, strict=True):
+        assert relative_error(layer[real], hidden.numpy()[real]) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def activations(untied):
+    """The residual stream at every depth, and what the final norm makes of the last."""
+    model = untied[0]
+    return jax.jit(lambda *args: (model.prompt_activations(*args), model.prompt_hidden(*args)))
 
 
 def _first_completion_position(twin, inputs):
@@ -97,17 +112,14 @@ def _first_completion_position(twin, inputs):
     return (lengths + twin.model.model.rope_deltas[:, 0]).numpy()
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_vision_features_match_after_fewer_blocks(pair, depth):
-    """Every block alone: cut both towers after `depth` blocks; 3 ends in an open run."""
-    model, params, twin = pair
-    if model.config.text.tie_word_embeddings:
-        pytest.skip("the vision tower does not know about tied embeddings")
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_vision_features_match_at_every_depth(untied, depth):
+    """Cut both towers after `depth` blocks; odd depths end in a run without a full block."""
+    model, params, twin = untied
     prompts, batch = build_batch(("ragged", "two images"), model.config, seed=3)
     inputs = twin.inputs(prompts)
-    vision = dataclasses.replace(
-        model.config.vision, depth=depth, fullatt_block_indexes=(1,)[: depth - 1]
-    )
+    indexes = tuple(i for i in model.config.vision.fullatt_block_indexes if i < depth)
+    vision = dataclasses.replace(model.config.vision, depth=depth, fullatt_block_indexes=indexes)
     cut = Qwen2_5_VL(config=dataclasses.replace(model.config, vision=vision))
     blocks = jax.tree.map(lambda leaf: leaf[:depth], params["visual"]["blocks"])
     cut_params = params | {"visual": params["visual"] | {"blocks": blocks}}
