@@ -49,7 +49,7 @@ def test_rollout_is_consistent_with_the_table():
 
 
 def test_a_completion_ends_with_its_first_stop_token():
-    rollout = sample(SAMPLER, make_prompts(40, 5), np.arange(40))
+    rollout = sample(SAMPLER, make_prompts(6, 5), np.arange(100, 106))
     endings = set()
     for tokens, mask, length in zip(
         rollout.token_ids.reshape(-1, 9),
@@ -90,20 +90,21 @@ def test_tokens_do_not_depend_on_place_batch_or_neighbours():
 def test_the_loop_ends_when_every_completion_has_stopped():
     table = np.full((VOCABULARY,) * 2, -30.0, np.float32)
     table[np.arange(VOCABULARY), (np.arange(VOCABULARY) + 1) % VOCABULARY] = 30.0  # n -> n + 1
-    prompts = {"token_ids": np.array([[1], [0], [4]]), "mask": np.ones((3, 1), bool)}
-    rollout = sample(SAMPLER, prompts, np.arange(3), {"table": table})
-    np.testing.assert_array_equal(rollout.length, [[2] * 4, [3] * 4, [3] * 4])
+    prompts = make_prompts(6, 5)
+    prompts["token_ids"][:] = np.array([1, 0, 4, 1, 0, 4])[:, None]
+    rollout = sample(SAMPLER, prompts, np.arange(6), {"table": table})
+    np.testing.assert_array_equal(rollout.length, [[2] * 4, [3] * 4, [3] * 4] * 2)
     assert rollout.num_steps == 3
     np.testing.assert_array_equal(rollout.token_ids[2, 0], [5, 6, 7, 0, 0, 0, 0, 0, 0])
 
 
 def test_padding_rows_are_empty_and_nobody_waits_for_them():
-    prompts = make_prompts(3, 5)
+    prompts = make_prompts(6, 5)
     prompts["mask"][1] = False
     table = np.zeros((VOCABULARY,) * 2, np.float32)
     table[:, 7] = 60.0
-    rollout = sample(SAMPLER, prompts, np.arange(3), {"table": table})
-    np.testing.assert_array_equal(rollout.length, [[1] * 4, [0] * 4, [1] * 4])
+    rollout = sample(SAMPLER, prompts, np.arange(6), {"table": table})
+    np.testing.assert_array_equal(rollout.length, [[1] * 4, [0] * 4, *[[1] * 4] * 4])
     assert rollout.num_steps == 1
 
 
