@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jaxqa.typing import Array, Bool, Float
 @typing.no_type_check  # transformations put shapes and shardings into the fields
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mean:
-    """A mean that is still a sum and a weight, so that two of them add up.
+    """A mean that is still a sum and a weight, so that two of them add up leaf by leaf.
 
     Attributes:
       total: float32 scalar, sum of the values.
@@ -40,15 +39,3 @@ def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> 
     """Return the mean of the values where `mask` is True; values elsewhere may even be nan."""
     kept = jnp.where(mask, values.astype(jnp.float32), 0.0)
     return Mean(total=kept.sum(), weight=mask.sum(dtype=jnp.float32))
-
-
-def merge(left: Mapping[str, Mean], right: Mapping[str, Mean]) -> dict[str, Mean]:
-    """Merge two dicts of means that have the same names."""
-    if left.keys() != right.keys():
-        raise ValueError(f"cannot merge metrics {sorted(left)} with metrics {sorted(right)}")
-    return {name: state.merge(right[name]) for name, state in left.items()}
-
-
-def compute(states: Mapping[str, Mean]) -> dict[str, jax.Array]:
-    """Return the value of each mean."""
-    return {name: state.compute() for name, state in states.items()}

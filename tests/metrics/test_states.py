@@ -1,7 +1,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxqa.metrics import states
 
@@ -11,13 +10,13 @@ def test_merged_parts_equal_the_whole():
     values = rng.uniform(1, 2, size=(7, 5)).astype(np.float32)
     mask = rng.uniform(size=(7, 5)) < 0.4
     parts = [
-        {"x": states.masked_mean(jnp.asarray(values[rows]), jnp.asarray(mask[rows]))}
+        states.masked_mean(jnp.asarray(values[rows]), jnp.asarray(mask[rows]))
         for rows in (slice(0, 1), slice(1, 6), slice(6, 7))
     ]
-    merged = states.merge(states.merge(parts[0], parts[1]), parts[2])
-    np.testing.assert_allclose(states.compute(merged)["x"], values[mask].mean(), rtol=1e-6)
+    merged = parts[0].merge(parts[1]).merge(parts[2])
+    np.testing.assert_allclose(merged.compute(), values[mask].mean(), rtol=1e-6)
     summed = jax.tree.map(lambda *leaves: sum(leaves), *parts)
-    np.testing.assert_allclose(summed["x"].compute(), values[mask].mean(), rtol=1e-6)
+    np.testing.assert_array_equal(summed.compute(), merged.compute())
 
 
 def test_values_outside_the_mask_may_be_nan():
@@ -27,9 +26,3 @@ def test_values_outside_the_mask_may_be_nan():
 
 def test_nothing_counted_is_nan():
     assert np.isnan(states.masked_mean(jnp.ones(3), jnp.zeros(3, bool)).compute())
-
-
-def test_different_names_do_not_merge():
-    mean = states.masked_mean(jnp.ones(3), jnp.ones(3, bool))
-    with pytest.raises(ValueError, match="kl"):
-        states.merge({"kl": mean}, {"loss": mean})
