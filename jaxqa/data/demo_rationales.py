@@ -1,30 +1,31 @@
 """Short reasons for a demo score, as a teacher would write them: which artefact, how strong.
 
-A closed vocabulary: every sentence is one of a few patterns with words for the artefact, for its
-strength (one set of words per level) and for what it does to the picture.
+A closed vocabulary: every sentence names the strength (one set of words per level), the artefact,
+what it does to the picture and the quality that follows, each in one of two wordings.
 """
 
 import numpy as np
 
 STRENGTHS = (
-    ("hardly visible", "very faint"),
-    ("slight", "mild"),
-    ("clear", "noticeable"),
-    ("strong", "heavy"),
-    ("extreme", "severe"),
+    ("Hardly visible", "Very faint"),
+    ("Slight", "Mild"),
+    ("Clear", "Noticeable"),
+    ("Strong", "Heavy"),
+    ("Extreme", "Severe"),
 )
 """Words for levels 1 to 5."""
 
-ARTEFACTS: dict[str, tuple[str, ...]] = {
-    "jpeg": ("compression blocks", "JPEG blocks"),
+ARTEFACTS: dict[str, tuple[str, str]] = {
+    "jpeg": ("compression blocks", "blocking and ringing"),
     "gaussian_blur": ("soft blur", "defocus blur"),
     "motion_blur": ("motion blur", "directional blur"),
     "noise": ("random noise", "grainy noise"),
     "colour_quantisation": ("colour banding", "colour steps"),
     "darkening": ("darkening", "loss of light"),
-    "rescaling": ("smeared upscaling", "low resolution blur"),
+    "rescaling": ("upscaling blur", "loss of resolution"),
     "pixelation": ("pixel blocks", "square pixelation"),
 }
+"""Words for each distortion."""
 
 EFFECTS = (
     ("details stay crisp", "everything stays intact"),
@@ -35,23 +36,28 @@ EFFECTS = (
 )
 """What levels 1 to 5 do to the picture."""
 
-VERDICTS = ("excellent", "good", "fair", "poor", "bad")
-"""Words for scores 5 down to 1."""
+VERDICTS = ("bad", "poor", "fair", "good", "excellent")
+"""Words for scores around 1 to 5."""
 
 
 def rationale(distortion: str, level: int, *, score: float, rng: np.random.Generator) -> str:
-    """One sentence about an artefact, its strength and the quality, drawn by `rng`."""
-    artefact = str(rng.choice(ARTEFACTS[distortion]))
-    strength = str(rng.choice(STRENGTHS[level - 1]))
-    effect = str(rng.choice(EFFECTS[level - 1]))
-    verdict = VERDICTS[int(np.clip(round(5 - score), 0, 4))]
-    opening = str(rng.choice(("I see", "There is", "The image shows")))
-    return f"{opening} {strength} {artefact}; {effect}, so quality is {verdict}."
+    """Write one sentence about a distortion at level 1 to 5 whose synthetic score is 1 to 5.
+
+    Wordings are drawn with `rng`, so a seed fixes the sentence.
+    """
+    verdict = VERDICTS[int(np.clip(round(score), 1, 5)) - 1]
+    strength, artefact, effect = (
+        wordings[rng.integers(len(wordings))]
+        for wordings in (STRENGTHS[level - 1], ARTEFACTS[distortion], EFFECTS[level - 1])
+    )
+    return f"{strength} {artefact}; {effect}; the quality is {verdict}."
 
 
-def vocabulary_corpus() -> list[str]:
-    """Text that holds every word and number the demo's completions can have."""
-    words = [*VERDICTS, "I see", "There is", "The image shows", "so quality is"]
-    for group in (*STRENGTHS, *EFFECTS, *ARTEFACTS.values()):
-        words.extend(group)
-    return words
+def all_rationales() -> list[str]:
+    """Sentences that hold every wording, for training a tokenizer."""
+    sentences = []
+    for artefacts in ARTEFACTS.values():
+        for strengths, effects, verdict in zip(STRENGTHS, EFFECTS, VERDICTS, strict=True):
+            for strength, artefact, effect in zip(strengths, artefacts, effects, strict=True):
+                sentences.append(f"{strength} {artefact}; {effect}; the quality is {verdict}.")
+    return sentences
