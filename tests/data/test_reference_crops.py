@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from jaxqa.data import reference_crops
+from jaxqa.data.pseudo_mos import luma
+
+
+@pytest.mark.parametrize("shape", [(300, 451, 3), (90, 400, 3), (112, 112, 3)])
+def test_crops_have_the_asked_size(shape):
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    crop = reference_crops.scene_crop(picture, 112, np.random.default_rng(0))
+    assert crop.shape == (112, 112, 3) and crop.dtype == np.uint8
+
+
+def test_busy_places_are_preferred():
+    picture = np.full((400, 1600, 3), 128, np.uint8)
+    picture[:, 800:] = np.random.default_rng(0).integers(0, 256, (400, 800, 1), dtype=np.uint8)
+    deviations = [
+        reference_crops.scene_crop(picture, 56, np.random.default_rng(seed)).std()
+        for seed in range(40)
+    ]
+    assert np.mean(np.array(deviations) > 5) > 0.85  # one try in two would give a flat crop
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_augmented_crops_keep_shape_and_vary(seed):
+    crop = np.random.default_rng(9).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    first = reference_crops.augment(crop, np.random.default_rng(seed))
+    second = reference_crops.augment(crop, np.random.default_rng(seed + 100))
+    assert first.shape == crop.shape and first.dtype == np.uint8
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize("low, high", [(0, 255), (100, 180), (3, 60)])
+def test_levels_fill_the_range(low, high):
+    ramp = np.linspace(low, high, 56 * 56).reshape(56, 56, 1).repeat(3, 2)
+    stretched = luma(reference_crops.stretch_levels(np.rint(ramp).astype(np.uint8)))
+    assert np.percentile(stretched, 1) == pytest.approx(0.03, abs=0.02)
+    assert np.percentile(stretched, 99) == pytest.approx(0.97, abs=0.02)
+
+
+def test_flat_crops_are_not_blown_up():
+    flat = np.full((28, 28, 3), 200, np.uint8)
+    flat[3, 3] = 202
+    assert reference_crops.stretch_levels(flat).std() < 5
