@@ -5,6 +5,7 @@ are the same for all. Parameters are read by random access straight into their p
 destination arrays there is at most one parameter's local slice and one tensor in host memory.
 """
 
+import gc
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,7 +166,12 @@ def _read_parameter(
         array = jax.device_put(read_part(tuple(slice(None) for _ in shape)))
     else:
         array = jax.make_array_from_callback(shape, sharding, read_part)
-    return array.block_until_ready()  # the host copy must be gone before the next one is read
+    array.block_until_ready()
+    # JAX lets go of the host copy at its next garbage collection, not at the end of the transfer;
+    # the youngest generation is enough to trigger that.
+    cache.clear()
+    gc.collect(0)
+    return array
 
 
 def _read_part(
@@ -209,20 +215,23 @@ def stored_tensors(
     }
 
     def fetch(name: str) -> np.ndarray:
-        slot = places[name]
-        array = slot.row.transform.to_stored(_on_host(leaves[slot.row.path], slot.layer))
-        return np.ascontiguousarray(array, dtype=specs[name].dtype)
+        slot, dtype = places[name], specs[name].dtype
+        part = _cut(leaves[slot.row.path], slot.layer)
+        tensor = np.array(slot.row.transform.to_stored(np.asarray(part)), dtype=dtype, order="C")
+        if isinstance(part, jax.Array):
+            part.delete()  # it would keep its host copy until a garbage collection
+        return tensor
 
     return specs, fetch
 
 
-def _on_host(leaf: Any, layer: int | None) -> np.ndarray:
-    """One layer (or all) of a parameter; the layer is cut out before it leaves the device."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        raise NotImplementedError("export of parameters spread over processes: gather them first")
+def _cut(leaf: Any, layer: int | None) -> Any:
+    """A copy of one layer (or all) of a parameter, made where the parameter is."""
     if not isinstance(leaf, jax.Array):
-        return np.asarray(leaf if layer is None else leaf[layer])
+        return leaf if layer is None else leaf[layer]
+    if not leaf.is_fully_addressable:
+        raise NotImplementedError("export of parameters spread over processes: gather them first")
     if layer is None:
-        return np.asarray(jnp.copy(leaf))  # the original would keep its host copy for good
+        return jnp.copy(leaf)
     # A traced start: one compilation for all layers.
-    return np.asarray(jax.lax.dynamic_index_in_dim(leaf, np.int32(layer), keepdims=False))
+    return jax.lax.dynamic_index_in_dim(leaf, np.int32(layer), keepdims=False)

@@ -157,7 +157,7 @@ def save_pretrained(
         `config.json`, if it is there, lends its layout and the fields that jaxqa does not use.
       image_config: pixel bounds for the image processor; None keeps the source's, else the
         released models'.
-      max_shard_bytes: size of a safetensors file, and the most that export holds in memory.
+      max_shard_bytes: size of a safetensors file; export holds one file's and one more tensor.
 
     Raises:
       UserError: `directory` is taken or cannot be written, or the source's files are damaged.
