@@ -46,9 +46,7 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
         },
         model=_model(),
         data=_data(smoke),
-        evaluation=EvaluationConfig(
-            batch_size=40, max_new_tokens=48, limit=40 if smoke else 0
-        ),
+        evaluation=EvaluationConfig(batch_size=40, max_new_tokens=40, limit=40 if smoke else 0),
     )
 
 
@@ -64,7 +62,7 @@ def _model() -> ModelSource:
             fullatt_block_indexes=(1,),
         ),
         text=TextConfig(
-            vocab_size=512,
+            vocab_size=640,
             hidden_size=width,
             intermediate_size=256,
             num_hidden_layers=2,
@@ -94,9 +92,7 @@ def _data(smoke: bool) -> DataConfig:
         dataset="jaxqa_demo",
         template="concise",
         images=ImageConfig(max_pixels=112 * 112),
-        buckets=Buckets(
-            prompt_lengths=(72,), window_counts=(1,), completion_lengths=(32, 40, 48)
-        ),
+        buckets=Buckets(prompt_lengths=(72,), window_counts=(1,), completion_lengths=(32, 40)),
         demo=demo,
     )
 
@@ -129,7 +125,7 @@ def _grpo(*, steps: int) -> GrpoStage:
             "format": RewardTerm(name="format", weight=0.5),
         },
         objective=GrpoConfig(),
-        sampling=SamplingConfig(num_samples=8, max_new_tokens=48),
+        sampling=SamplingConfig(num_samples=8, max_new_tokens=40),
         optimizer=_optimizer(1e-4),
     )
 

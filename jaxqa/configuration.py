@@ -79,7 +79,7 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
         return value
     if origin is tuple and isinstance(value, list | tuple):
         return _convert_tuple(arguments, value, at)
-    if origin is dict and isinstance(value, Mapping):
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
         return {key: _convert(arguments[1], item, f"{at}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

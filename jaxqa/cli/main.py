@@ -16,9 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] not in DOORS:
         lines = "\n".join(f"  {name:<10}{purpose}" for name, purpose in DOORS.items())
-        asked_for_help = arguments[:1] in (["-h"], ["--help"])
-        print(f"usage: jaxqa NAME ...\n\n{lines}", file=sys.stdout if asked_for_help else sys.stderr)
-        return 0 if asked_for_help else 2
+        wanted = arguments[:1] in (["-h"], ["--help"])
+        print(f"usage: jaxqa NAME ...\n\n{lines}", file=sys.stdout if wanted else sys.stderr)
+        return 0 if wanted else 2
     return importlib.import_module(f"jaxqa.cli.{arguments[0]}").main(arguments[1:])
 
 

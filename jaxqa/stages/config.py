@@ -129,7 +129,8 @@ class StageConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch_size % self.micro_batches:
             raise ValueError(
-                f"batch_size {self.batch_size} does not divide by micro_batches {self.micro_batches}"
+                f"batch_size {self.batch_size} does not divide by "
+                f"micro_batches {self.micro_batches}"
             )
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must lie in (0, 1], got {self.label_fraction}")
@@ -178,7 +179,9 @@ class GrpoStage(StageConfig):
         if self.sampling.temperature <= 0:
             raise ValueError("sampling.temperature: greedy answers of a group are all the same")
         if self.updates_per_rollout < 1:
-            raise ValueError(f"updates_per_rollout must be at least 1, got {self.updates_per_rollout}")
+            raise ValueError(
+                f"updates_per_rollout must be at least 1, got {self.updates_per_rollout}"
+            )
 
 
 STAGE_KINDS: dict[str, type[StageConfig]] = {

@@ -18,7 +18,7 @@ from jaxqa.stages.setup import Setup, labelled_share, stage_key
 from jaxqa.train import batches, losses
 from jaxqa.train.loop import BatchSource, Update
 from jaxqa.train.metric_log import RolloutLog
-from jaxqa.train.optimizer import make_optimizer
+from jaxqa.train.optimizer import learning_rate_schedule, make_optimizer
 from jaxqa.train.rollout import RolloutConfig, RolloutSource
 from jaxqa.train.state import TrainState, create_state
 from jaxqa.train.step import make_update
@@ -69,13 +69,13 @@ def _prepare_warmup(setup: Setup, name: str, stage: WarmupStage, params: Params)
         stage_key(setup.config.seed, name), setup.model.config.vision.out_hidden_size
     )
     head = jax.device_put(head, sharding.replicated(setup.mesh))
-    optimizer = make_optimizer(stage.optimizer, stage.steps)
     units = setup.model.config.vision.merge_unit
 
     def batch_of(host: PromptBatch) -> batches.WarmupBatch:
         num_tokens = np.float32(host.prompts.patch_mask.sum() // units)
         return batches.WarmupBatch(prompts=host.prompts, num_tokens=num_tokens)
 
+    optimizer = make_optimizer(stage.optimizer, stage.steps)
     return Prepared(
         state=create_state({"policy": params, "head": head}, optimizer),
         update=_single_update(losses.WarmupObjective(model=setup.model), optimizer, stage),
@@ -162,16 +162,19 @@ def _loader(setup: Setup, name: str, stage: StageConfig, *, supervised: bool = F
         template=setup.template,
         encoder=setup.encoder,
         buckets=setup.config.data.buckets,
-        config=LoaderConfig(
-            batch_size=stage.batch_size, num_workers=setup.config.data.workers
-        ),
+        config=LoaderConfig(batch_size=stage.batch_size, num_workers=setup.config.data.workers),
         seed=seed,
         supervised=supervised,
     )
 
 
 def _single_update(objective: Any, optimizer: Any, stage: StageConfig) -> Update:
-    update = make_update(objective, optimizer, micro_batches=stage.micro_batches)
+    update = make_update(
+        objective,
+        optimizer,
+        learning_rate=learning_rate_schedule(stage.optimizer, stage.steps),
+        micro_batches=stage.micro_batches,
+    )
     return lambda state, batch: update(state, batch)[:2]
 
 
@@ -181,10 +184,17 @@ def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoSta
     The first one's own log-probabilities are the old policy's for those that follow, so its ratio
     is exactly 1 and no extra forward pass is spent on them.
     """
-    update = make_update(objective, optimizer, micro_batches=stage.micro_batches)
+    updates = stage.updates_per_rollout
+    schedule = learning_rate_schedule(stage.optimizer, stage.steps * updates)
+    update = make_update(
+        objective,
+        optimizer,
+        learning_rate=lambda step: schedule(step * updates),
+        micro_batches=stage.micro_batches,
+    )
 
     def step(state: TrainState, batch: batches.GrpoBatch) -> tuple[TrainState, dict[str, Any]]:
-        last = stage.updates_per_rollout - 1
+        last = updates - 1
         state, metrics, log_probs = update(state, batch, advance=last == 0)
         batch = replace(batch, old_log_probs=log_probs)
         for number in range(1, last + 1):
@@ -194,9 +204,7 @@ def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoSta
     return step
 
 
-def _reference(
-    setup: Setup, stage: GrpoStage, params: Params
-) -> Callable[[Prompts, Array], Array]:
+def _reference(setup: Setup, stage: GrpoStage, params: Params) -> Callable[[Prompts, Array], Array]:
     """Log-probabilities under the policy that the stage started from.
 
     The training state donates its buffers, so the reference keeps a copy of its own.
@@ -221,4 +229,3 @@ def _rollout_lengths(setup: Setup, stage: GrpoStage) -> tuple[int, ...]:
     longest = stage.sampling.max_new_tokens
     shorter = (n for n in setup.config.data.buckets.completion_lengths if n < longest)
     return (*shorter, longest)
-

@@ -18,7 +18,7 @@ from jaxqa.stages.setup import Setup, set_up
 from jaxqa.stages.workdir import WorkDir, open_workdir
 from jaxqa.train import loop
 from jaxqa.train.checkpoint import Checkpoints
-from jaxqa.train.metric_log import MetricLog, RolloutLog
+from jaxqa.train.metric_log import MetricLog
 from jaxqa.train.stop import StopRequest
 from jaxqa.typing import Params
 
@@ -78,10 +78,9 @@ def _train_stage(
     setup: Setup, name: str, stage: StageConfig, params: Params, stop: StopRequest
 ) -> tuple[Params, float]:
     """Policy after the stage and the seconds its training took; instant if it is finished."""
-    workdir = setup.work.root
     checkpoints = Checkpoints(setup.work.checkpoints(name))
-    with MetricLog(workdir) as log, RolloutLog(workdir) as rollouts:
-        prepared = kinds.prepare(setup, name, stage, params, rollouts)
+    with MetricLog(setup.work.root) as log:
+        prepared = kinds.prepare(setup, name, stage, params, log.rollouts)
         restored = checkpoints.latest_step() or 0
         if restored < stage.steps:
             log.cut_back(name, restored)
@@ -90,24 +89,31 @@ def _train_stage(
         )
         try:
             with progress.show_progress(setup.console, name, stage.steps, restored) as advance:
-
-                def record(step: int, metrics: loop.Metrics) -> None:
-                    log.append(name, step, metrics)
-                    advance(step, metrics)
-
                 state, seconds = loop.train(
                     config,
                     prepared.state,
                     prepared.update,
                     prepared.source,
                     checkpoints=checkpoints,
-                    report=record,
+                    diary=_Diary(name, log, advance),
                     stop=stop,
                 )
         finally:
             prepared.source.close()
             checkpoints.close()
     return kinds.policy_params(stage, state.params), seconds
+
+
+class _Diary:
+    """Metrics to the log and to the screen."""
+
+    def __init__(self, stage: str, log: MetricLog, advance: progress.Advance):
+        self._stage, self._log, self._advance = stage, log, advance
+        self.sync = log.sync
+
+    def record(self, step: int, metrics: loop.Metrics) -> None:
+        self._log.append(self._stage, step, metrics)
+        self._advance(step, metrics)
 
 
 def _test_stage(

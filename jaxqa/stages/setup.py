@@ -138,9 +138,7 @@ def _tokenizer_and_architecture(
     if source.path is not None:
         return load_tokenizer(source.path), hf_config.read_config(Path(source.path))
     assert source.vision is not None and source.text is not None  # ModelSource checked it
-    tokenizer = build_demo_tokenizer(
-        _corpus(template, examples), vocab_size=source.text.vocab_size
-    )
+    tokenizer = build_demo_tokenizer(_corpus(template, examples), vocab_size=source.text.vocab_size)
     architecture = Qwen2_5_VLConfig(
         vision=source.vision,
         text=source.text,
@@ -156,11 +154,11 @@ def _tokenizer_and_architecture(
 
 
 def _corpus(template: PromptTemplate, examples: Iterable[Example]) -> Iterable[str]:
-    """Texts like those the model will read and write."""
+    """Texts like those the model will read and write, in the numbers in which it will meet them."""
     for example in examples:
+        yield f"system\n{template.system or ''}\nuser\n{template.question}\nassistant\n"
         if example.rationale is not None and example.score is not None:
             yield template.target(example.rationale, example.score)
-    yield from [template.system or "", template.question] * 100  # so that the prompt stays short
 
 
 def _with_filters(params: Params, filters: jax.Array) -> Params:
@@ -173,4 +171,3 @@ def _with_filters(params: Params, filters: jax.Array) -> Params:
 
 def _first(examples: list[Example], limit: int) -> list[Example]:
     return examples[:limit] if limit else examples
-

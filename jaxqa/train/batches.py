@@ -1,5 +1,6 @@
 """Device batches: what one training step reads. Rows lead every array, so slices are batches."""
 
+import typing
 from dataclasses import dataclass
 
 import jax
@@ -7,7 +8,9 @@ import jax
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 
 
+# Not type-checked: transformations put other things than arrays into the fields.
 @jax.tree_util.register_dataclass
+@typing.no_type_check
 @dataclass(frozen=True, kw_only=True)
 class WarmupBatch:
     """Images whose local statistics are to be predicted.
@@ -22,6 +25,7 @@ class WarmupBatch:
 
 
 @jax.tree_util.register_dataclass
+@typing.no_type_check
 @dataclass(frozen=True, kw_only=True)
 class SftBatch:
     """Prompts with completions to imitate.
@@ -40,6 +44,7 @@ class SftBatch:
 
 
 @jax.tree_util.register_dataclass
+@typing.no_type_check
 @dataclass(frozen=True, kw_only=True)
 class GrpoBatch:
     """Prompts with sampled completions and what they earned.

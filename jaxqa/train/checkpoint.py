@@ -24,7 +24,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=handlers
+        )
 
     def latest_step(self) -> int | None:
         """Newest finished step, or None."""
@@ -44,17 +47,27 @@ class Checkpoints:
           UserError: the checkpoint's tree or shapes differ from this run's.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        self._check_fit(step, abstract)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
         )
-        try:
-            restored = self._manager.restore(step, args=arguments)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} does not fit this run: {error}; "
-                "delete that folder or use another work directory"
-            ) from error
+        restored = self._manager.restore(step, args=arguments)
         return restored["state"], restored["host"]
+
+    def _check_fit(self, step: int, abstract: TrainState) -> None:
+        stored = _shapes(self._manager.item_metadata(step)["state"])
+        expected = _shapes(ocp.tree.serialize_tree(abstract, keep_empty_nodes=True))
+        wrong = [
+            f"{path} is {stored.get(path, 'missing')}, expected {expected.get(path, 'nothing')}"
+            for path in sorted(stored.keys() | expected.keys())
+            if stored.get(path) != expected.get(path)
+        ]
+        if wrong:
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} does not fit this run: "
+                f"{'; '.join(wrong[:4])}{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}; "
+                "delete that folder or use another work directory"
+            )
 
     def wait(self) -> None:
         """Block until every started save is on disk."""
@@ -63,3 +76,13 @@ class Checkpoints:
     def close(self) -> None:
         """Finish pending saves and stop the background threads."""
         self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every array by its path; Orbax's own description of a tree, or ours."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+        if hasattr(leaf, "shape")
+    }

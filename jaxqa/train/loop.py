@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ Update = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
 """One training step, device metrics (arrays or `Mean`s) included."""
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Where a stage's batches come from: a loader (SFT), or rollouts of the policy (GRPO)."""
 
@@ -35,6 +36,19 @@ class BatchSource(Protocol):
 
     def close(self) -> None:
         """Stop worker processes."""
+        ...
+
+
+@runtime_checkable
+class Diary(Protocol):
+    """Where a stage's metrics go."""
+
+    def record(self, step: int, metrics: Metrics) -> None:
+        """Take the metrics of a step (from 1); called once per step, in order."""
+        ...
+
+    def sync(self) -> None:
+        """Bring everything recorded to the disk; called before a checkpoint that counts it."""
         ...
 
 
@@ -66,16 +80,13 @@ def train(
     source: BatchSource,
     *,
     checkpoints: Checkpoints,
-    report: Callable[[int, Metrics], None],
+    diary: Diary,
     stop: StopRequest,
 ) -> tuple[TrainState, float]:
     """Train from the newest checkpoint (or `state`) to `config.steps`.
 
     Order of one step: check for a stop, take a batch, dispatch the update, then fetch and report
     the metrics of the step before it, so that the device never waits for the host's logging.
-
-    Args:
-      report: called once per step with the step's number (from 1) and metrics, in order.
 
     Returns:
       The final state and the seconds spent training, over all processes that worked on it.
@@ -93,10 +104,11 @@ def train(
         if pending is not None:
             step, metrics, host_metrics = pending
             pending = None
-            report(step, _fetch(config, step, metrics, host_metrics, checkpoints))
+            diary.record(step, _fetch(config, step, metrics, host_metrics, checkpoints))
 
     def save(step: int) -> None:
         settle()  # never save a state whose loss was not finite
+        diary.sync()
         host = {
             "source": source.get_state(),
             "seed": config.seed,
@@ -145,8 +157,10 @@ def _fetch(
         if not np.isfinite(values[name]):
             checkpoints.wait()
             last = checkpoints.latest_step()
-            kept = "no checkpoint was saved" if last is None else (
-                f"the last good checkpoint is {checkpoints.directory / str(last)}"
+            kept = (
+                "no checkpoint was saved"
+                if last is None
+                else (f"the last good checkpoint is {checkpoints.directory / str(last)}")
             )
             raise TrainingDiverged(
                 f"stage {config.name}, step {step}: {name} is {values[name]}; {kept}; "

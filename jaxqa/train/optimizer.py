@@ -70,7 +70,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         weight_decay=config.weight_decay,
         mask=_is_kernel,
     )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule
+    return (
+        optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule
+    )
 
 
 def _is_kernel(params: Any) -> Any:

@@ -1,5 +1,6 @@
 """What a training step reads and writes."""
 
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ from jaxqa import sharding
 from jaxqa.typing import Params
 
 
+# Transformations put shapes, shardings and None into the fields, so they are not type-checked.
 @jax.tree_util.register_dataclass
+@typing.no_type_check
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
     """The whole of a stage's training state: a pytree, donated to each step.

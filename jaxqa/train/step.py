@@ -20,12 +20,16 @@ have a leading row axis (or are None)."""
 
 
 def make_update(
-    objective: Objective, optimizer: optax.GradientTransformation, *, micro_batches: int = 1
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    learning_rate: optax.Schedule,
+    micro_batches: int = 1,
 ) -> Callable[..., tuple[TrainState, Contributions, Any]]:
     """Jitted `(state, batch, advance) -> (state, metrics, outputs)`; `state` is donated.
 
     `advance` (static) says whether this update ends a training step. Metrics gain `grad_norm`,
-    before clipping.
+    before clipping, and `learning_rate`, which is only shown: training step -> rate.
     """
 
     @partial(jax.jit, donate_argnums=0, static_argnames="advance")
@@ -33,14 +37,17 @@ def make_update(
         grads, metrics, outputs = _gradients(objective, state.params, batch, micro_batches)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts
             steps, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
+            shown = {
+                "grad_norm": optax.tree.norm(grads),
+                "learning_rate": learning_rate(state.step),
+            }
         state = replace(
             state,
             step=state.step + (1 if advance else 0),
             params=optax.apply_updates(state.params, steps),
             opt_state=opt_state,
         )
-        return state, metrics, outputs
+        return state, metrics | shown, outputs
 
     return update
 
@@ -79,4 +86,3 @@ def _split_rows(leaf: jax.Array, parts: int) -> jax.Array:
 def _join_rows(leaf: jax.Array) -> jax.Array:
     """Undo `_split_rows`."""
     return leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])
-

@@ -11,6 +11,8 @@ from jaxqa.metrics import states
 from jaxqa.train.state import create_state
 from jaxqa.train.step import make_update
 
+RATE = optax.constant_schedule(0.1)
+
 
 def objective(params, batch):
     """Weighted least squares: mean over the whole batch, whose weight travels with it."""
@@ -34,7 +36,7 @@ def test_micro_batches_equal_the_whole_batch(micro_batches):
 
     def run(parts):
         params = jax.device_put({"kernel": jnp.ones(3)}, sharding.replicated(mesh))
-        update = make_update(objective, optimizer, micro_batches=parts)
+        update = make_update(objective, optimizer, learning_rate=RATE, micro_batches=parts)
         state, metrics, outputs = update(create_state(params, optimizer), batch)
         return state.params["kernel"], metrics["loss"], metrics["error"].compute(), outputs
 
@@ -46,7 +48,7 @@ def test_gradient_against_numpy_and_step_count():
     mesh = sharding.make_mesh(sharding.MeshConfig())
     host, optimizer = make(5, seed=1), optax.sgd(0.5)
     params = jax.device_put({"kernel": jnp.zeros(3)}, sharding.replicated(mesh))
-    update = make_update(objective, optimizer)
+    update = make_update(objective, optimizer, learning_rate=RATE)
     batch = sharding.shard_rows(host, mesh)
     state, metrics, _ = update(create_state(params, optimizer), batch, advance=False)
     gradient = -2 * host["x"].T @ host["y"] / 5
