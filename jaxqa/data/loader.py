@@ -10,7 +10,7 @@ import functools
 import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import grain
 import jax
@@ -100,9 +100,6 @@ class Loader(Iterator[PromptBatch]):
     def __len__(self) -> int:
         """Number of batches from the first; very large when training."""
         return len(self._schedule)
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> PromptBatch:
         """The next batch; StopIteration at the end of an evaluation's pass.

@@ -7,7 +7,6 @@ the number of processes or workers.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
@@ -30,18 +29,6 @@ class PlannedBatch:
     bucket: int
     rows: np.ndarray
     valid: np.ndarray
-
-
-class Schedule(Protocol):
-    """A sequence of planned batches."""
-
-    def __len__(self) -> int:
-        """Number of batches; very large if endless."""
-        ...
-
-    def __getitem__(self, number: int) -> PlannedBatch:
-        """Batch `number`."""
-        ...
 
 
 class TrainingSchedule:
@@ -130,6 +117,9 @@ class EvaluationSchedule:
     def __getitem__(self, number: int) -> PlannedBatch:
         """Batch `number` of the pass."""
         return self._batches[number]
+
+
+Schedule = TrainingSchedule | EvaluationSchedule
 
 
 def _full_batches(rows: np.ndarray, batch_size: int) -> np.ndarray:

@@ -1,0 +1,256 @@
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_set import BUCKETS, TEMPLATE, encoder, training, write_examples
+
+from jaxqa.data.batching import SftBatch
+from jaxqa.data.loader import Loader, LoaderConfig, Shard, evaluation_loader
+from jaxqa.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    return write_examples(tmp_path_factory.mktemp("images"), 22)
+
+
+def arrays(batch):
+    """All arrays of a batch by name."""
+    prompts = vars(batch.prompts)
+    own = {k: v for k, v in vars(batch).items() if isinstance(v, np.ndarray)}
+    return {**prompts, **own}
+
+
+def assert_equal(first, second):
+    first, second = arrays(first), arrays(second)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+        assert array.dtype == second[name].dtype
+
+
+def take(loader, count):
+    return [next(loader) for _ in range(count)]
+
+
+def evaluation(examples, **options):
+    config = LoaderConfig(**({"batch_size": 4, "on_bad_image": "mask"} | options))
+    return evaluation_loader(
+        examples, template=TEMPLATE, encoder=encoder(), buckets=BUCKETS, config=config
+    )
+
+
+def test_training_goes_through_epochs_in_new_orders(examples):
+    loader = training(examples)
+    assert isinstance(loader, Loader) and len(loader) > 10**9
+    epochs = [np.concatenate([b.example_ids for b in take(loader, 5)]) for _ in range(3)]
+    for ids in epochs:
+        assert len(set(ids.tolist())) == 20  # of 22, in batches of 4
+    assert epochs[0].tolist() != epochs[1].tolist() != epochs[2].tolist()
+    assert len(set(np.concatenate(epochs).tolist())) == 22
+    labels = {example.example_id: np.float32(example.score) for example in examples}
+    batch = next(loader)
+    assert batch.labels.tolist() == [labels[i] for i in batch.example_ids.tolist()]
+
+
+def test_shapes_come_from_the_buckets_alone(examples):
+    batches = take(training(examples, supervised=True), 30)
+    shapes = {
+        (*batch.prompts.token_ids.shape, *batch.prompts.patches.shape[:2]) for batch in batches
+    }
+    assert shapes <= {(4, 72, 4, 1), (4, 96, 4, 2)}
+    assert all(isinstance(batch, SftBatch) for batch in batches)
+    assert {batch.completion_ids.shape for batch in batches} <= {(4, 1, 16), (4, 1, 32), (4, 1, 64)}
+
+
+def test_the_seed_alone_decides_the_order(examples):
+    for first, second in zip(
+        take(training(examples, seed=3), 6), take(training(examples, seed=3), 6), strict=True
+    ):
+        assert_equal(first, second)
+    other = take(training(examples, seed=4), 6)
+    ours = take(training(examples, seed=3), 6)
+    assert any((a.example_ids != b.example_ids).any() for a, b in zip(ours, other, strict=True))
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 7, 13])
+def test_resumes_at_the_exact_next_batch(examples, position):
+    whole = take(training(examples, supervised=True), position + 3)
+    stopped = training(examples, supervised=True)
+    take(stopped, position)
+    state = json.loads(json.dumps(stopped.get_state()))
+    resumed = training(examples, supervised=True)
+    next(resumed)  # a state also moves a loader that has begun
+    resumed.set_state(state)
+    for expected, batch in zip(whole[position:], take(resumed, 3), strict=True):
+        assert_equal(expected, batch)
+
+
+def test_a_state_of_other_data_is_refused(examples):
+    state = training(examples).get_state()
+    for other in (
+        training(examples[:-1]),
+        training(examples, seed=1),
+        training(examples, batch_size=2),
+        training(examples, supervised=True),
+    ):
+        with pytest.raises(UserError, match="belongs to other data"):
+            other.set_state(state)
+
+
+def test_processes_share_out_the_rows_of_one_global_batch(examples):
+    whole = take(training(examples, supervised=True), 7)
+    shards = [
+        take(training(examples, supervised=True, shard=Shard(index=i, count=2)), 7)
+        for i in range(2)
+    ]
+    for expected, *parts in zip(whole, *shards, strict=True):
+        parts = [arrays(part) for part in parts]
+        for name, array in arrays(expected).items():
+            np.testing.assert_array_equal(array, np.concatenate([part[name] for part in parts]))
+
+
+@pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 3)])
+def test_shards_that_do_not_divide_the_batch_are_refused(examples, index, count):
+    with pytest.raises(ValueError, match=f"process {index} of {count}, batch_size 4"):
+        training(examples, shard=Shard(index=index, count=count))
+
+
+@pytest.mark.parametrize("field", ["batch_size", "num_workers", "cache_mb"])
+def test_options_out_of_range_are_refused(field):
+    with pytest.raises(ValueError, match=f"{field} is -1"):
+        LoaderConfig(**{field: -1})
+
+
+def test_two_examples_with_one_id_are_refused(examples):
+    with pytest.raises(UserError, match="same example_id"):
+        training([*examples, examples[0]])
+
+
+def test_evaluation_passes_once_over_everything(examples):
+    loader = evaluation(examples)
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    seen = np.concatenate([batch.example_ids[batch.valid] for batch in batches])
+    assert sorted(seen.tolist()) == [example.example_id for example in examples]
+    for batch in batches:
+        assert batch.prompts.token_ids.shape[0] == 4
+        padding = batch.example_ids[~batch.valid]
+        assert (padding == batch.example_ids[0]).all()
+    by_bucket = {}
+    for batch in batches:
+        shape = batch.prompts.token_ids.shape
+        by_bucket.setdefault(shape, []).extend(batch.example_ids[batch.valid].tolist())
+    assert len(by_bucket) == 2
+    assert all(ids == sorted(ids) for ids in by_bucket.values())  # ids rise with the order
+    with pytest.raises(StopIteration):
+        next(loader)
+    loader.reset()
+    assert_equal(next(loader), batches[0])
+
+
+def test_an_examples_bucket_does_not_depend_on_the_others(examples):
+    shape_of = {}
+    for chosen in (examples, examples[3:9], examples[5:6], examples[::-1]):
+        for batch in evaluation(chosen):
+            for i in batch.example_ids[batch.valid].tolist():
+                shape = batch.prompts.patches.shape
+                assert shape_of.setdefault(i, shape) == shape
+
+
+def test_no_examples_and_too_few_are_refused(examples):
+    with pytest.raises(UserError, match="no examples"):
+        evaluation([])
+    with pytest.raises(UserError, match="3 examples and a batch has 4 rows"):
+        training(examples[:3])
+
+
+def test_worker_processes_give_the_same_batches_and_go_away(examples):
+    options = {"supervised": True, "num_workers": 2}
+    expected = take(training(examples, supervised=True), 9)
+    loader = training(examples, **options)
+    for batch, other in zip(expected[:4], take(loader, 4), strict=True):
+        assert_equal(batch, other)
+        assert all(type(array) is np.ndarray for array in arrays(other).values())
+    state = loader.get_state()
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+    resumed = training(examples, supervised=True, num_workers=1)
+    resumed.set_state(state)
+    for batch, other in zip(expected[4:], take(resumed, 5), strict=True):
+        assert_equal(batch, other)
+    del resumed  # without close()
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
+
+
+def test_errors_come_through_from_workers(examples, tmp_path):
+    broken = write_examples(tmp_path, 4)
+    path = tmp_path / "1.png"
+    path.write_bytes(path.read_bytes()[:-400])
+    loader = training(broken, num_workers=1)
+    with pytest.raises(UserError, match=r"1\.png: cannot decode"):
+        next(loader)
+    assert not multiprocessing.active_children()
+    loader = training(broken)
+    for _ in range(2):  # and again, rather than an early end
+        with pytest.raises(UserError, match=r"1\.png: cannot decode"):
+            next(loader)
+
+
+PARENT = """
+import multiprocessing, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from tiny_set import training, write_examples
+
+if __name__ == "__main__":
+    loader = training(write_examples(Path({directory!r}), 8), num_workers=2)
+    next(loader)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(600)
+"""
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # a container may have no init that reaps
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_die_with_a_killed_parent_but_outlive_a_signal_to_the_group(tmp_path):
+    script = tmp_path / "parent.py"
+    directory = tmp_path / "images"
+    directory.mkdir()
+    tests = str(Path(__file__).parent)
+    script.write_text(PARENT.format(tests=tests, directory=str(directory)))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            workers = [int(pid) for pid in parent.stdout.readline().split()]
+            assert len(workers) == 2
+            for worker in workers:
+                os.kill(worker, signal.SIGINT)
+                os.kill(worker, signal.SIGTERM)
+            time.sleep(1.0)
+            assert all(alive(worker) for worker in workers)
+        finally:
+            parent.kill()
+    deadline = time.monotonic() + 10
+    while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(worker) for worker in workers)
