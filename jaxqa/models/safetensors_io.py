@@ -23,9 +23,8 @@ DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
 }
-"""Stored types that hold plain weights; anything else is a quantised checkpoint."""
+"""Stored types that hold plain weights; JAX would narrow float64, and the rest is quantised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +118,7 @@ def _open_file(path: Path) -> list[StoredTensor]:
         if dtype is None:
             raise UserError(
                 f"{path}: tensor {name} has type {handle.get_dtype()}, expected one of "
-                f"{', '.join(DTYPES)}; quantised checkpoints are not supported"
+                f"{', '.join(DTYPES)}; store the weights in one of these"
             )
         spec = TensorSpec(shape=tuple(handle.get_shape()), dtype=dtype)
         tensors.append(StoredTensor(name=name, file=path, spec=spec, handle=handle))
