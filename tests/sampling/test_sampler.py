@@ -1,9 +1,13 @@
-"""The loop on a bigram model; the real model is in test_generation.py."""
+"""The loop on a bigram model, whose next-token logits are a row of a table.
+
+The real model is in test_generation.py.
+"""
 
 import dataclasses
+from typing import Any, NamedTuple
 
-import bigram
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -11,10 +15,45 @@ import scipy.special
 from jaxqa.sampling import keys as keys_lib
 from jaxqa.sampling.sampler import Rollout, Sampler, SamplingConfig
 
+TRACES: list[tuple[int, ...]] = []
+"""Shape of the prompts at each compilation of `prefill`."""
+
+
+class Prefix(NamedTuple):
+    last_hidden: jax.Array
+    mask: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Bigram:
+    """Hidden state = the last token, one-hot; the head's rows are the logits' columns."""
+
+    vocabulary: int
+
+    def prefill(self, params: Any, prompts: Any) -> Prefix:
+        TRACES.append(prompts["token_ids"].shape)
+        last = prompts["mask"].sum(-1) - 1
+        tokens = jnp.take_along_axis(prompts["token_ids"], last[:, None], axis=1)[:, 0]
+        return Prefix(jax.nn.one_hot(tokens, self.vocabulary), prompts["mask"])
+
+    def init_cache(self, prefix: Prefix, *, num_samples: int, length: int) -> jax.Array:
+        return jnp.full((prefix.mask.shape[0], num_samples, length), -1, jnp.int32)
+
+    def decode(
+        self, params: Any, prefix: Prefix, cache: jax.Array, token_ids: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        cache = jax.lax.dynamic_update_index_in_dim(cache, token_ids, step, axis=2)
+        last = jax.lax.dynamic_index_in_dim(cache, step, axis=2, keepdims=False)
+        return jax.nn.one_hot(last, self.vocabulary), cache
+
+    def head(self, params: Any) -> jax.Array:
+        return params["table"].T
+
+
 VOCABULARY, PAD, STOPS = 12, 0, (3, 7)
 PARAMS = {"table": np.random.default_rng(0).normal(size=(VOCABULARY,) * 2).astype(np.float32) * 2}
 SAMPLER = Sampler(
-    model=bigram.Bigram(VOCABULARY),
+    model=Bigram(VOCABULARY),
     config=SamplingConfig(num_samples=4, max_new_tokens=9, temperature=0.8),
     stop_token_ids=STOPS,
     pad_token_id=PAD,
@@ -119,7 +158,7 @@ def test_one_token_and_greedy():
 def test_fifty_ragged_batches_compile_once_per_bucket():
     rng = np.random.default_rng(8)
     sampler = dataclasses.replace(SAMPLER, pad_token_id=1)  # a program nobody has compiled yet
-    buckets, before = (4, 8, 16), len(bigram.TRACES)
+    buckets, before = (4, 8, 16), len(TRACES)
     for step in range(50):
         longest = rng.integers(1, 17)
         bucket = next(size for size in buckets if size >= longest)
@@ -127,7 +166,7 @@ def test_fifty_ragged_batches_compile_once_per_bucket():
         prompts["mask"][:, longest:] = False
         fresh = dataclasses.replace(sampler)  # equal, but another object
         sample(fresh, prompts, rng.integers(0, 10**12, size=3))
-    assert len(bigram.TRACES) - before == len(buckets)
+    assert len(TRACES) - before == len(buckets)
 
 
 def test_keys_for_another_group_size():
