@@ -7,6 +7,7 @@ A "reference" of the files is one crop of a scene. Labels are synthetic (`pseudo
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -26,7 +27,9 @@ from jaxqa.data.reference_crops import augment, scene_crop, stretch_levels
 from jaxqa.errors import UserError
 
 MANIFEST = "manifest.json"
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
+
+_NUMBERED = list(enumerate(distortions.DISTORTIONS, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +114,14 @@ def make_demo_dataset(
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "images").mkdir(parents=True)
     jobs = list(_jobs(found, config))
+    splits = _splits(found, config)
     pictures = {scene.name: scenes.load_scene(scene) for scene in found}
+    surfaces = [pictures[s.name] for s in found if splits.get(s.name, "train") == "train"]
+    workshop = _Workshop(
+        folder=partial / "images", config=config, seed=seed, pictures=pictures, surfaces=surfaces
+    )
     with ThreadPoolExecutor(num_threads) as pool:
-        made = pool.map(lambda job: _make(job, pictures, partial, config, seed), jobs)
+        made = pool.map(workshop.make, jobs)
         rows = [row for group in made for row in group]
     _write_tables(partial, jobs, rows)
     references = {job.reference: job.scene for job in jobs}
@@ -225,60 +233,55 @@ def _share(total: int, parts: int, place: int) -> int:
     return total // parts + (place < total % parts)
 
 
-def _make(
-    job: _Job,
-    pictures: dict[str, np.ndarray],
-    folder: Path,
-    config: DemoDataConfig,
-    seed: int,
-) -> list[_Row]:
-    """Write one reference and its distorted versions; return their label rows."""
-    rng = np.random.default_rng([seed, zlib.crc32(job.scene.encode()), job.index])
-    reference = _reference(job, pictures, config, rng)
-    _save(reference, folder / "images" / f"{job.reference}.png")
-    versions = [
-        (number, name, level)
-        for number, name in enumerate(distortions.DISTORTIONS, 1)
-        for level in range(1, distortions.NUM_LEVELS + 1)
-    ]
-    if job.split == "train":
-        chosen = np.sort(rng.permutation(len(versions))[: config.train_distortions])
-        versions = [versions[i] for i in chosen]
-    rows = []
-    for number, name, level in versions:
-        picture = distortions.distort(reference, name, level, rng=rng)
-        file_name = f"{job.reference}_{number:02d}_{level:02d}.png"
-        _save(picture, folder / "images" / file_name)
-        label = pseudo_mos(reference, picture)
-        reason = None
+@dataclass(frozen=True, kw_only=True)
+class _Workshop:
+    """What is needed to make any reference; `surfaces` are the training pictures."""
+
+    folder: Path
+    config: DemoDataConfig
+    seed: int
+    pictures: dict[str, np.ndarray]
+    surfaces: list[np.ndarray]
+
+    def make(self, job: _Job) -> list[_Row]:
+        """Write one reference and its distorted versions; return their label rows."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(job.scene.encode()), job.index])
+        reference = self._reference(job, rng)
+        _save(reference, self.folder / f"{job.reference}.png")
+        versions = list(itertools.product(_NUMBERED, range(1, distortions.NUM_LEVELS + 1)))
         if job.split == "train":
-            reason = demo_rationales.rationale(name, level, score=label.score, rng=rng)
-        rows.append(
-            _Row(
-                name=file_name,
-                reference=f"{job.reference}.png",
-                score=label.score,
-                variance=label.variance,
-                rationale=reason,
+            chosen = np.sort(rng.permutation(len(versions))[: self.config.train_distortions])
+            versions = [versions[i] for i in chosen]
+        rows = []
+        for (number, distortion), level in versions:
+            name = f"{job.reference}_{number:02d}_{level:02d}.png"
+            picture = distortions.distort(reference, distortion, level, rng=rng)
+            _save(picture, self.folder / name)
+            label = pseudo_mos(reference, picture)
+            rationale = None
+            if job.split == "train":
+                rationale = demo_rationales.rationale(distortion, level, score=label.score, rng=rng)
+            rows.append(
+                _Row(
+                    name=name,
+                    reference=f"{job.reference}.png",
+                    score=label.score,
+                    variance=label.variance,
+                    rationale=rationale,
+                )
             )
-        )
-    return rows
+        return rows
 
-
-def _reference(
-    job: _Job,
-    pictures: dict[str, np.ndarray],
-    config: DemoDataConfig,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    if job.kind == "procedural":
-        _, picture = procedural.procedural_scene(2 * config.crop_size, rng)
-    else:
-        picture = pictures[job.scene]
-    crop = scene_crop(picture, config.crop_size, rng)
-    if job.split == "train":
-        crop = augment(crop, rng)
-    return stretch_levels(crop)
+    def _reference(self, job: _Job, rng: np.random.Generator) -> np.ndarray:
+        size = self.config.crop_size
+        if job.kind == "procedural":
+            _, picture = procedural.procedural_scene(2 * size, rng, self.surfaces)
+        else:
+            picture = self.pictures[job.scene]
+        crop = scene_crop(picture, size, rng)
+        if job.split == "train":
+            crop = augment(crop, rng)
+        return stretch_levels(crop)
 
 
 def _save(picture: np.ndarray, path: Path) -> None:

@@ -15,14 +15,14 @@ Distortion = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 NUM_LEVELS = 5
 
-JPEG_QUALITY = (30, 16, 9, 5, 2)
-BLUR_SIGMA = (0.7, 1.1, 1.7, 2.7, 4.5)
-MOTION_LENGTH = (3.0, 5.0, 8.0, 13.0, 20.0)
-NOISE_SIGMA = (8.0, 15.0, 26.0, 42.0, 70.0)
-QUANTISATION_LEVELS = (10, 7, 5, 3, 2)
-DARKENING_GAIN = (0.75, 0.55, 0.38, 0.25, 0.15)
-RESCALE_FACTOR = (1.6, 2.2, 3.0, 4.5, 7.0)
-PIXEL_BLOCK = (2, 3, 4, 7, 12)
+JPEG_QUALITY = (20, 11, 6, 3, 1)
+BLUR_SIGMA = (0.9, 1.3, 1.9, 2.8, 4.5)
+MOTION_LENGTH = (4.0, 6.0, 9.0, 14.0, 22.0)
+NOISE_SIGMA = (12.0, 22.0, 36.0, 55.0, 85.0)
+QUANTISATION_LEVELS = (8, 6, 4, 3, 2)
+DARKENING_GAIN = (0.7, 0.52, 0.37, 0.25, 0.15)
+RESCALE_FACTOR = (1.8, 2.4, 3.2, 4.5, 7.0)
+PIXEL_BLOCK = (2, 3, 4, 6, 10)
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

@@ -2,16 +2,20 @@
 
 They are never in the validation or test split. What matters is that they share the statistics by
 which a distortion is seen in a photograph: sharp occlusion edges, textures at all scales, smooth
-shading, saturated and dull colours.
+shading, saturated and dull colours. Their surfaces can be cut from training photographs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from scipy.spatial import KDTree
 
-Maker = Callable[[int, np.random.Generator], np.ndarray]
+Surfaces = Sequence[np.ndarray]
+"""Pictures, uint8 [H W 3], that lend their texture."""
+
+Maker = Callable[[int, np.random.Generator, Surfaces], np.ndarray]
 
 
 def spectral_field(size: int, rng: np.random.Generator, *, exponent: float) -> np.ndarray:
@@ -30,10 +34,10 @@ def spectral_field(size: int, rng: np.random.Generator, *, exponent: float) -> n
 
 
 def palette(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Random colours [count 3] in 0..1 around one common tint, some of them saturated."""
-    tint = rng.uniform(0.2, 0.8, 3)
-    spread = rng.uniform(0.05, 0.35)
-    grey = rng.normal(0, 0.3, (count, 1))
+    """Random colours [count 3] in 0..1: brightness varies more than colour, as outdoors."""
+    tint = rng.uniform(0.3, 0.7) + rng.normal(0, 0.12, 3)
+    spread = rng.uniform(0.02, 0.15)
+    grey = rng.normal(0, 0.25, (count, 1))
     colours = tint + grey + rng.normal(0, spread, (count, 3))
     return np.clip(colours, 0.0, 1.0).astype(np.float32)
 
@@ -48,8 +52,21 @@ def colourise(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack([np.interp(grey, knots, stops[:, c]) for c in range(3)], -1).astype(np.float32)
 
 
-def _texture(size: int, rng: np.random.Generator) -> np.ndarray:
-    """One surface [size size 3]: flat, shaded, cloudy, striped, or rough."""
+def _cut(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarray:
+    """A square of one of `surfaces` as [size size 3], at half to full size, colours permuted."""
+    image = Image.fromarray(surfaces[int(rng.integers(len(surfaces)))])
+    side = min(size * rng.uniform(1.0, 2.0), *image.size)
+    left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
+    box = (left, top, left + side, top + side)
+    cut = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    turned = np.rot90(cut, int(rng.integers(4)))[..., rng.permutation(3)]
+    return turned.astype(np.float32) / 255 * rng.uniform(0.6, 1.1)
+
+
+def _texture(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarray:
+    """One surface [size size 3]: cut from a picture, flat, shaded, cloudy, striped or rough."""
+    if len(surfaces) and rng.random() < 0.6:
+        return _cut(size, rng, surfaces)
     base, other = palette(rng, 2)
     kind = rng.integers(5)
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) / size
@@ -75,10 +92,11 @@ def _mask(size: int, rng: np.random.Generator, radius: float) -> np.ndarray:
     draw = ImageDraw.Draw(image)
     centre = rng.uniform(0, size, 2)
     corners = int(rng.integers(3, 9)) if rng.random() < 0.6 else 40
-    angles = np.sort(rng.uniform(0, 2 * np.pi, corners)) if corners < 40 else None
-    if angles is None:
+    smooth = corners == 40
+    angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    if smooth:
         angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
-    wobble = rng.uniform(0.75, 1.0, corners) if corners < 40 else 1.0
+    wobble = np.ones(corners) if smooth else rng.uniform(0.75, 1.0, corners)
     stretch, turn = rng.uniform(0.3, 1.0), rng.uniform(0, np.pi)
     x, y = radius * wobble * np.cos(angles), radius * wobble * stretch * np.sin(angles)
     points_x = centre[0] + x * np.cos(turn) - y * np.sin(turn)
@@ -87,23 +105,56 @@ def _mask(size: int, rng: np.random.Generator, radius: float) -> np.ndarray:
     return np.asarray(image) > 0
 
 
-def dead_leaves(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Overlapping shapes of power-law sizes, each with its own texture."""
-    canvas = _texture(size, rng)
-    smallest, largest = rng.uniform(0.02, 0.06) * size, rng.uniform(0.2, 0.6) * size
-    count = int(rng.integers(15, 70))
+def dead_leaves(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarray:
+    """Overlapping shapes of power-law sizes with own textures; those behind may be out of focus."""
+    canvas = _texture(size, rng, surfaces)
+    smallest, largest = rng.uniform(0.015, 0.05) * size, rng.uniform(0.2, 0.6) * size
+    count = int(rng.integers(15, 80))
     uniform = rng.random(count)
-    radii = 1 / np.sqrt(uniform / smallest**2 + (1 - uniform) / largest**2)
-    for radius in np.sort(radii)[::-1]:
+    radii = np.sort(1 / np.sqrt(uniform / smallest**2 + (1 - uniform) / largest**2))[::-1]
+    focus = int(rng.integers(count // 2)) if rng.random() < 0.4 else -1
+    colours = palette(rng, count)
+    for number, radius in enumerate(radii):
         mask = _mask(size, rng, float(radius))
         textured = radius > 0.08 * size
-        surface = _texture(size, rng)[mask] if textured else palette(rng, 1)
-        canvas[mask] = surface
-    return canvas
+        canvas[mask] = _texture(size, rng, surfaces)[mask] if textured else colours[number]
+        if number == focus:
+            sigma = rng.uniform(1, 6)
+            canvas = ndimage.gaussian_filter(canvas, (sigma, sigma, 0))
+    return _shade(canvas, rng)
 
 
-def clouds(size: int, rng: np.random.Generator) -> np.ndarray:
+def _shade(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light that falls off smoothly across the picture."""
+    light = spectral_field(len(canvas), rng, exponent=2.0) * rng.uniform(0, 0.25)
+    return canvas * np.exp(light)[:, :, None]
+
+
+def lattice(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarray:
+    """Thin crossing lines and small lights before a smooth background: masts, wires, twigs."""
+    del surfaces
+    rows = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
+    top, bottom = palette(rng, 2)
+    smooth = np.broadcast_to(top + rows * (bottom - top), (size, size, 3))
+    smooth = smooth + 0.1 * rng.random() * spectral_field(size, rng, exponent=1.8)[:, :, None]
+    image = Image.fromarray((np.clip(smooth, 0, 1) * 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    inks = [tuple(int(v) for v in colour * 255) for colour in palette(rng, 4)]
+    for _ in range(int(rng.integers(2, 12))):
+        knots = rng.uniform(0, size, 2) + np.cumsum(rng.normal(0, 0.15 * size, (8, 2)), 0)
+        width = int(rng.integers(1, 7))
+        points = [(float(x), float(y)) for x, y in knots]
+        draw.line(points, fill=inks[rng.integers(4)], width=width)
+    for _ in range(int(rng.integers(0, 40))):
+        x, y = rng.uniform(0, size, 2)
+        radius = rng.uniform(0.5, 5)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=inks[rng.integers(4)])
+    return np.asarray(image).astype(np.float32) / 255
+
+
+def clouds(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarray:
     """Three correlated 1/f fields as colour channels."""
+    del surfaces
     exponent = rng.uniform(0.8, 1.6)
     common = spectral_field(size, rng, exponent=exponent)
     own = rng.uniform(0.1, 0.6)
@@ -111,8 +162,9 @@ def clouds(size: int, rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(0.3, 0.7, 3).astype(np.float32) + 0.2 * np.stack(channels, -1)
 
 
-def landscape(size: int, rng: np.random.Generator) -> np.ndarray:
+def landscape(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarray:
     """A shaded sky over several ragged ridges, nearer ones rougher."""
+    del surfaces
     rows = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     top, bottom = palette(rng, 2)
     canvas = np.broadcast_to(top + rows * (bottom - top), (size, size, 3)).copy()
@@ -127,18 +179,14 @@ def landscape(size: int, rng: np.random.Generator) -> np.ndarray:
     return canvas
 
 
-def mosaic(size: int, rng: np.random.Generator) -> np.ndarray:
+def mosaic(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarray:
     """Voronoi cells with jittered colours and dark joints, like stones or tiles."""
+    del surfaces
     count = int(rng.integers(20, 250))
     points = rng.uniform(0, size, (count, 2))
-    seeds = np.ones((size, size), bool)
-    rows, columns = points.astype(int).T
-    seeds[rows, columns] = False
-    distance, nearest = ndimage.distance_transform_edt(seeds, return_indices=True)
-    labels = nearest[0] * size + nearest[1]
-    _, cell = np.unique(labels, return_inverse=True)
-    cell = cell.reshape(size, size)
-    canvas = palette(rng, int(cell.max()) + 1)[cell]
+    nearest = KDTree(points).query(np.indices((size, size)).reshape(2, -1).T)
+    distance, cell = (part.reshape(size, size) for part in nearest)
+    canvas = palette(rng, count)[cell]
     canvas = canvas * (1 - rng.uniform(0, 0.02) * distance[:, :, None])
     edges = (cell != np.roll(cell, 1, 0)) | (cell != np.roll(cell, 1, 1))
     if rng.random() < 0.6:
@@ -147,9 +195,10 @@ def mosaic(size: int, rng: np.random.Generator) -> np.ndarray:
     return canvas + roughness[:, :, None]
 
 
-def page(size: int, rng: np.random.Generator) -> np.ndarray:
+def page(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarray:
     """Lines of letters in a few sizes over a smooth background."""
-    background = clouds(size, rng) * 0.2 + palette(rng, 1)[0]
+    del surfaces
+    background = clouds(size, rng, ()) * 0.2 + palette(rng, 1)[0]
     image = Image.fromarray((np.clip(background, 0, 1) * 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789    "))
@@ -167,14 +216,17 @@ MAKERS: dict[str, Maker] = {
     "dead_leaves": dead_leaves,
     "landscape": landscape,
     "mosaic": mosaic,
+    "lattice": lattice,
     "clouds": clouds,
     "page": page,
 }
-_WEIGHTS = (0.5, 0.15, 0.15, 0.1, 0.1)
+_WEIGHTS = (0.5, 0.12, 0.1, 0.1, 0.1, 0.08)
 
 
-def procedural_scene(size: int, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+def procedural_scene(
+    size: int, rng: np.random.Generator, surfaces: Surfaces = ()
+) -> tuple[str, np.ndarray]:
     """Draw one scene: (name of its maker, uint8 [size size 3])."""
     name = str(rng.choice(list(MAKERS), p=_WEIGHTS))
-    canvas = np.clip(MAKERS[name](size, rng), 0, 1)
+    canvas = np.clip(MAKERS[name](size, rng, surfaces), 0, 1)
     return name, np.rint(canvas * 255).astype(np.uint8)

@@ -8,7 +8,7 @@ from jaxqa.data import procedural
 @pytest.mark.parametrize("size", [63, 112])
 def test_makers_draw_different_pictures_with_content(name, size):
     make = procedural.MAKERS[name]
-    first, second = (make(size, np.random.default_rng(seed)) for seed in (0, 1))
+    first, second = (make(size, np.random.default_rng(seed), ()) for seed in (0, 1))
     assert first.shape == second.shape == (size, size, 3)
     assert np.isfinite(first).all()
     assert np.clip(first, 0, 1).std() > 0.02
@@ -22,9 +22,18 @@ def test_scenes_are_fixed_by_their_seed():
     np.testing.assert_array_equal(picture, same)
 
 
+def test_surfaces_lend_their_texture():
+    bright = np.full((50, 80, 3), 255, np.uint8)
+    plain, lit = (
+        [procedural.dead_leaves(64, np.random.default_rng(seed), s).mean() for seed in range(8)]
+        for s in ((), [bright])
+    )
+    assert np.mean(lit) > np.mean(plain) + 0.05
+
+
 def test_every_maker_is_drawn():
     rng = np.random.default_rng(0)
-    drawn = {procedural.procedural_scene(32, rng)[0] for _ in range(80)}
+    drawn = {procedural.procedural_scene(32, rng)[0] for _ in range(100)}
     assert drawn == set(procedural.MAKERS)
 
 
