@@ -224,7 +224,7 @@ class BatchBuilder:
         built = [self._row(row) for row in rows.tolist()]
         errors = tuple(error for _, error in built)
         valid = valid & np.array([error is None for error in errors])
-        fields = dict(
+        batch = PromptBatch(
             prompts=stack_rows(
                 [row for row, _ in built],
                 prompt_length=self.buckets.prompt_lengths[bucket],
@@ -237,15 +237,17 @@ class BatchBuilder:
             valid=valid,
             errors=errors,
         )
-        if not self.supervised:
-            return PromptBatch(**fields)
+        return self._supervise(batch, rows, completion_length) if self.supervised else batch
+
+    def _supervise(self, batch: PromptBatch, rows: np.ndarray, completion_length: int) -> SftBatch:
+        """`batch` with the targets of its rows."""
         ids, mask = pad_completions(
             [self._target(row) for row in rows.tolist()],
             length=completion_length,
             pad_token_id=self.encoder.tokenizer.pad_token_id,
         )
-        mask = mask & valid[:, None]
-        return SftBatch(**fields, completion_ids=ids[:, None], completion_mask=mask[:, None])
+        mask = mask & batch.valid[:, None]
+        return SftBatch(**vars(batch), completion_ids=ids[:, None], completion_mask=mask[:, None])
 
     def _shape(self, example: Example) -> tuple[int, str | None]:
         """Bucket of an example, and what is wrong with its image."""

@@ -64,7 +64,8 @@ class PromptEncoder:
         resized = [
             preprocess.resize_image(image, self.image_config, factor=factor) for image in images
         ]
-        counts = [layout.count_tokens(*image.shape[:2], self.config.vision) for image in resized]
+        vision = self.config.vision
+        counts = [layout.count_tokens(image.shape[0], image.shape[1], vision) for image in resized]
         return layout.build_row(self._token_ids(messages, counts), resized, self.config)
 
     def measure(
@@ -78,12 +79,13 @@ class PromptEncoder:
         vision, limits = self.config.vision, self.image_config
         resized = [
             preprocess.smart_resize(
-                *size,
+                height,
+                width,
                 factor=vision.merged_size,
                 min_pixels=limits.min_pixels,
                 max_pixels=limits.max_pixels,
             )
-            for size in sizes
+            for height, width in sizes
         ]
         counts = [layout.count_tokens(*size, vision) for size in resized]
         windows = [

@@ -181,14 +181,13 @@ def train_loader(
         UserError: see `BatchBuilder.measure`; or fewer examples than `batch_size`, or two with
             one id.
     """
-    builder = BatchBuilder(
+    builder = _builder(
         examples,
         template=template,
         encoder=encoder,
         buckets=buckets,
         supervised=supervised,
-        on_bad_image=config.on_bad_image,
-        cache_bytes=config.cache_mb * 2**20,
+        config=config,
     )
     measured = builder.measure()
     schedule = TrainingSchedule(measured[0], batch_size=config.batch_size, seed=seed)
@@ -212,18 +211,26 @@ def evaluation_loader(
     Raises:
         UserError: see `BatchBuilder.measure`; or no examples, or two with one id.
     """
-    builder = BatchBuilder(
+    builder = _builder(
         examples,
         template=template,
         encoder=encoder,
         buckets=buckets,
         supervised=supervised,
-        on_bad_image=config.on_bad_image,
-        cache_bytes=config.cache_mb * 2**20,
+        config=config,
     )
     measured = builder.measure()
     schedule = EvaluationSchedule(measured[0], batch_size=config.batch_size)
     return _loader(builder, schedule, measured=measured, config=config, seed=None, shard=shard)
+
+
+def _builder(examples: Sequence[Example], *, config: LoaderConfig, **options: Any) -> BatchBuilder:
+    return BatchBuilder(
+        examples,
+        on_bad_image=config.on_bad_image,
+        cache_bytes=config.cache_mb * 2**20,
+        **options,
+    )
 
 
 def _loader(
@@ -273,8 +280,8 @@ class _From:
     def __len__(self) -> int:
         return len(self.schedule) - self.start
 
-    def __getitem__(self, number: int) -> PlannedBatch:
-        return self.schedule[self.start + int(number)]
+    def __getitem__(self, index: int) -> PlannedBatch:
+        return self.schedule[self.start + int(index)]
 
 
 class _Running:

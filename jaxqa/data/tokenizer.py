@@ -21,7 +21,7 @@ from jaxqa.errors import UserError
 Message = Mapping[str, Any]
 """`{"role": ..., "content": str | [{"type": "image"} | {"type": "text", "text": ...}, ...]}`."""
 
-SPECIAL_TOKENS = (
+SPECIAL_TOKENS: tuple[str, ...] = (
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",

@@ -43,6 +43,38 @@ def test_prompt_rows_hold_what_hfs_processor_would_tokenise(tmp_path, name):
         assert row.token_ids.tolist() == expected_ids(template, example, size)
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("sizes", [[(60, 140)], [(30, 200), (113, 57)], [(112, 112)] * 3])
+def test_prompt_rows_hold_what_hfs_processor_makes(tmp_path, sizes):
+    from transformers import AutoTokenizer, Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    class StillImages(Qwen2_5_VLProcessor):
+        """Without the video processor, which needs torchvision."""
+
+        def check_argument_for_proper_class(self, argument_name, argument):
+            pass
+
+    tokenizer().save(tmp_path)
+    limits = encoder().image_config
+    processor = StillImages(
+        image_processor=Qwen2VLImageProcessorPil(
+            min_pixels=limits.min_pixels, max_pixels=limits.max_pixels
+        ),
+        tokenizer=AutoTokenizer.from_pretrained(tmp_path),
+        video_processor=None,
+        chat_template=(tmp_path / "chat_template.jinja").read_text(),
+    )
+    images = [np.zeros((*size, 3), np.uint8) for size in sizes]
+    content = [
+        part for _ in sizes for part in ({"type": "text", "text": "3.5 "}, {"type": "image"})
+    ]
+    messages = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    expected = processor(text=[text], images=images)["input_ids"][0]
+    assert encoder().row(messages, images).token_ids.tolist() == expected
+
+
 def test_measuring_from_the_header_agrees_with_the_row(tmp_path):
     sizes = [tuple(s) for s in np.random.default_rng(0).integers(20, 500, (12, 2)).tolist()]
     sizes += [(1, 1), (1, 150), (300, 28)]
