@@ -43,7 +43,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """Map the last axis."""
-        y = jnp.einsum("...d,df->...f", x, self.kernel[...].astype(x.dtype))
+        y = x.reshape(-1, x.shape[-1]) @ self.kernel[...].astype(x.dtype)
         if self.use_bias:
-            y = y + along_last(self.bias[...].astype(x.dtype), y.ndim)
-        return y
+            y = y + self.bias[...].astype(x.dtype)[None]
+        return y.reshape(*x.shape[:-1], -1)
