@@ -46,12 +46,17 @@ def _derive(run: Array, high: Array, low: Array, num_samples: int) -> Array:
     for part in (run[1], run[2]):
         key = jax.random.fold_in(key, part)
 
-    def of_example(high: Array, low: Array) -> Array:
+    def of_completion(high: Array, low: Array, index: Array) -> Array:
         example = jax.random.fold_in(jax.random.fold_in(key, high), low)
-        indices = jnp.arange(num_samples, dtype=jnp.uint32)
-        return jax.vmap(lambda index: jax.random.fold_in(example, index))(indices)
+        return jax.random.fold_in(example, index)
 
-    return jax.vmap(of_example)(high, low)
+    # One flat axis, here and below: nested vmaps take several times as long to compile.
+    shape = (high.shape[0], num_samples)
+    indices = jnp.tile(jnp.arange(num_samples, dtype=jnp.uint32), shape[0])
+    flat = jax.vmap(of_completion)(
+        jnp.repeat(high, num_samples), jnp.repeat(low, num_samples), indices
+    )
+    return flat.reshape(shape)
 
 
 def token_uniforms(keys: Key[Array, "B G"], length: int) -> Float[Array, "B G T 2"]:
@@ -63,6 +68,6 @@ def token_uniforms(keys: Key[Array, "B G"], length: int) -> Float[Array, "B G T 
     def of_token(key: Array, index: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, index), (2,), jnp.float32)
 
-    over_tokens = jax.vmap(of_token, (None, 0))
-    indices = jnp.arange(length, dtype=jnp.uint32)
-    return jax.vmap(jax.vmap(over_tokens, (0, None)), (0, None))(keys, indices)
+    flat = jnp.repeat(keys.reshape(-1), length)
+    indices = jnp.tile(jnp.arange(length, dtype=jnp.uint32), keys.size)
+    return jax.vmap(of_token)(flat, indices).reshape(*keys.shape, length, 2)
