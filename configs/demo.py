@@ -93,6 +93,7 @@ def _data(smoke: bool) -> DataConfig:
         template="concise",
         images=ImageConfig(max_pixels=112 * 112),
         buckets=Buckets(prompt_lengths=(72,), window_counts=(1,), completion_lengths=(32, 40)),
+        cache_mb=512,
         demo=demo,
     )
 

@@ -75,7 +75,9 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
         return _convert_union(arguments, value, at)
     if origin is Literal:
         if value not in arguments:
-            raise UserError(f"{at}: got {value!r}; expected one of {', '.join(map(repr, arguments))}")
+            raise UserError(
+                f"{at}: got {value!r}; expected one of {', '.join(map(repr, arguments))}"
+            )
         return value
     if origin is tuple and isinstance(value, list | tuple):
         return _convert_tuple(arguments, value, at)
@@ -123,7 +125,9 @@ def load_config_file(spec: str) -> ml_collections.ConfigDict:
         raise UserError(f"--config: no file {name!r}; expected FILE.py or FILE.py:mode")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     if module_spec is None or module_spec.loader is None:
-        raise UserError(f"--config: {name!r} is not a Python file; expected FILE.py or FILE.py:mode")
+        raise UserError(
+            f"--config: {name!r} is not a Python file; expected FILE.py or FILE.py:mode"
+        )
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -182,6 +186,9 @@ def _same_kind(old: Any, value: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    return {"int": "an integer", "float": "a number", "bool": "true or false", "tuple": "a tuple"}.get(
-        type(value).__name__, f"a {type(value).__name__}"
-    )
+    return {
+        "int": "an integer",
+        "float": "a number",
+        "bool": "true or false",
+        "tuple": "a tuple",
+    }.get(type(value).__name__, f"a {type(value).__name__}")

@@ -71,7 +71,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     needed = data * inner
     if needed == 0 or needed > available:
         raise UserError(
-            f"mesh: {config.data} x {config.fsdp} x {config.tensor} devices wanted, {available} found"
+            f"mesh: {config.data} x {config.fsdp} x {config.tensor} devices wanted, "
+            f"{available} found; make the mesh smaller"
         )
     devices = np.asarray(jax.devices()[:needed]).reshape(data, config.fsdp, config.tensor)
     return Mesh(devices, ("data", "fsdp", "tensor"))
@@ -86,7 +87,7 @@ def partition_spec(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) 
     for pattern, spec in rules:
         if re.fullmatch(pattern, path):
             return _divisible(spec, shape, mesh)
-    raise UserError(f"sharding: no rule matches parameter {path!r}; add a row to the family's rules")
+    raise UserError(f"sharding: no rule matches parameter {path!r}; add one to the family's rows")
 
 
 def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:

@@ -61,6 +61,7 @@ class DataConfig:
       images: pixel limits of resizing.
       buckets: shapes to which prompts and completions are padded.
       workers: decoding processes; 0 decodes in the training process.
+      cache_mb: memory for decoded training images, in MB; 0 decodes them anew in every epoch.
       demo: how the demo data set is made; None when `dataset` is another.
       demo_seed: of the demo data set, apart from the run's seed so that runs can share it.
     """
@@ -72,12 +73,15 @@ class DataConfig:
     images: ImageConfig = field(default_factory=ImageConfig)
     buckets: Buckets
     workers: int = 0
+    cache_mb: int = 0
     demo: DemoDataConfig | None = None
     demo_seed: int = 0
 
     def __post_init__(self):
-        if self.workers < 0:
-            raise ValueError(f"workers must not be negative, got {self.workers}")
+        if self.workers < 0 or self.cache_mb < 0:
+            raise ValueError(
+                f"workers and cache_mb must not be negative, got {self.workers} and {self.cache_mb}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The kinds of stages: what each trains, on which batches, towards which objective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,33 +71,37 @@ def _prepare_warmup(setup: Setup, name: str, stage: WarmupStage, params: Params)
     head = jax.device_put(head, sharding.replicated(setup.mesh))
     units = setup.model.config.vision.merge_unit
 
-    def batch_of(host: PromptBatch) -> batches.WarmupBatch:
+    def fields_of(host: PromptBatch) -> dict[str, Any]:
         num_tokens = np.float32(host.prompts.patch_mask.sum() // units)
-        return batches.WarmupBatch(prompts=host.prompts, num_tokens=num_tokens)
+        return {"prompts": host.prompts, "num_tokens": num_tokens}
 
     optimizer = make_optimizer(stage.optimizer, stage.steps)
     return Prepared(
         state=create_state({"policy": params, "head": head}, optimizer),
         update=_single_update(losses.WarmupObjective(model=setup.model), optimizer, stage),
-        source=LoaderSource(_loader(setup, name, stage), batch_of, setup.mesh),
+        source=LoaderSource(
+            _loader(setup, name, stage), fields_of, batches.WarmupBatch, setup.mesh
+        ),
     )
 
 
 def _prepare_sft(setup: Setup, name: str, stage: SftStage, params: Params) -> Prepared:
     optimizer = make_optimizer(stage.optimizer, stage.steps)
 
-    def batch_of(host: SftBatch) -> batches.SftBatch:
-        return batches.SftBatch(
-            prompts=host.prompts,
-            completion_ids=host.completion_ids,
-            completion_mask=host.completion_mask,
-            num_tokens=np.float32(host.completion_mask.sum()),
-        )
+    def fields_of(host: SftBatch) -> dict[str, Any]:
+        return {
+            "prompts": host.prompts,
+            "completion_ids": host.completion_ids,
+            "completion_mask": host.completion_mask,
+            "num_tokens": np.float32(host.completion_mask.sum()),
+        }
 
     return Prepared(
         state=create_state(params, optimizer),
         update=_single_update(losses.SftObjective(model=setup.model), optimizer, stage),
-        source=LoaderSource(_loader(setup, name, stage, supervised=True), batch_of, setup.mesh),
+        source=LoaderSource(
+            _loader(setup, name, stage, supervised=True), fields_of, batches.SftBatch, setup.mesh
+        ),
     )
 
 
@@ -139,19 +143,24 @@ def _prepare_grpo(
 class LoaderSource:
     """A data loader as a batch source: picks what the step reads and puts it on the mesh."""
 
-    def __init__(self, loader: Loader, batch_of: Callable[[Any], Any], mesh: jax.sharding.Mesh):
-        """Take the loader and the function from its host batches to device batches."""
-        self._loader, self._batch_of, self._mesh = loader, batch_of, mesh
-        self.get_state, self.set_state, self.close = (
-            loader.get_state,
-            loader.set_state,
-            loader.close,
-        )
+    def __init__(
+        self,
+        loader: Loader,
+        fields_of: Callable[[Any], dict[str, Any]],
+        batch_type: Callable[..., Any],
+        mesh: jax.sharding.Mesh,
+    ):
+        """Take the loader and which fields of `batch_type` its host batches fill, and how."""
+        self._loader, self._fields_of = loader, fields_of
+        self._batch_type, self._mesh = batch_type, mesh
+        self.get_state, self.set_state = loader.get_state, loader.set_state
+        self.close = loader.close
 
     def next(self, params: Params, step: int) -> tuple[Any, dict[str, float]]:
         """The next batch; the policy and the step do not matter."""
         del params, step
-        return sharding.shard_rows(self._batch_of(next(self._loader)), self._mesh), {}
+        fields = self._fields_of(next(self._loader))
+        return self._batch_type(**sharding.shard_rows(fields, self._mesh)), {}
 
 
 def _loader(setup: Setup, name: str, stage: StageConfig, *, supervised: bool = False) -> Loader:
@@ -193,7 +202,7 @@ def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoSta
         micro_batches=stage.micro_batches,
     )
 
-    def step(state: TrainState, batch: batches.GrpoBatch) -> tuple[TrainState, dict[str, Any]]:
+    def step(state: TrainState, batch: batches.GrpoBatch) -> tuple[TrainState, Mapping[str, Any]]:
         last = updates - 1
         state, metrics, log_probs = update(state, batch, advance=last == 0)
         batch = replace(batch, old_log_probs=log_probs)

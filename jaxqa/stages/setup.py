@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -161,7 +162,7 @@ def _corpus(template: PromptTemplate, examples: Iterable[Example]) -> Iterable[s
             yield template.target(example.rationale, example.score)
 
 
-def _with_filters(params: Params, filters: jax.Array) -> Params:
+def _with_filters(params: Params, filters: np.ndarray) -> Params:
     """Params with `filters` [C D] as the patch embedding's kernel [2 C D], half to each frame."""
     leaves = tree.flatten(params)
     name = "visual/patch_embed/proj/kernel"

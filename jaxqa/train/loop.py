@@ -14,7 +14,7 @@ from jaxqa.train.state import TrainState
 from jaxqa.train.stop import StopRequest
 
 Metrics = dict[str, float]
-Update = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
+Update = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]]
 """One training step, device metrics (arrays or `Mean`s) included."""
 
 

@@ -1,6 +1,6 @@
 """One optimizer update: gradients over micro-batches, clip, step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import optax
 from jaxqa.train.state import TrainState
 from jaxqa.typing import Params
 
-Contributions = dict[str, jax.Array]
+Contributions = Mapping[str, Any]
 Objective = Callable[[Params, Any], tuple[jax.Array, tuple[Contributions, Any]]]
 """`(params, batch) -> (loss, (metrics, outputs))`. Loss and metrics are *contributions*: what the
 rows of a micro-batch add to the value over the whole batch, so micro-batches simply sum. Outputs
@@ -47,7 +47,7 @@ def make_update(
             params=optax.apply_updates(state.params, steps),
             opt_state=opt_state,
         )
-        return state, metrics | shown, outputs
+        return state, {**metrics, **shown}, outputs
 
     return update
 
@@ -58,7 +58,7 @@ def _gradients(objective: Objective, params: Params, batch: Any, micro_batches: 
 
     def contributions(rows: Any):
         (loss, (metrics, outputs)), grads = differentiate(params, rows)
-        return (grads, metrics | {"loss": loss}), outputs
+        return (grads, {**metrics, "loss": loss}), outputs
 
     if micro_batches == 1:
         (grads, metrics), outputs = contributions(batch)

@@ -37,7 +37,9 @@ def standard_promotion():
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_the_first_adam_step_is_the_learning_rate_and_only_matrices_decay():
-    config = OptimizerConfig(learning_rate=0.1, schedule="constant", weight_decay=0.5, clip_norm=0.0)
+    config = OptimizerConfig(
+        learning_rate=0.1, schedule="constant", weight_decay=0.5, clip_norm=0.0
+    )
     params = {"layer": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}}
     grads = {"layer": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), -3.0)}}
     optimizer = make_optimizer(config, 10)
