@@ -23,11 +23,11 @@ from PIL import Image
 
 from jaxqa.data import demo_rationales, distortions, procedural, scenes
 from jaxqa.data.pseudo_mos import pseudo_mos
-from jaxqa.data.reference_crops import augment, scene_crop, stretch_levels
+from jaxqa.data.reference_crops import augment, scene_crop
 from jaxqa.errors import UserError
 
 MANIFEST = "manifest.json"
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 
 _NUMBERED = list(enumerate(distortions.DISTORTIONS, 1))
 
@@ -279,9 +279,7 @@ class _Workshop:
         else:
             picture = self.pictures[job.scene]
         crop = scene_crop(picture, size, rng)
-        if job.split == "train":
-            crop = augment(crop, rng)
-        return stretch_levels(crop)
+        return augment(crop, rng) if job.split == "train" else crop
 
 
 def _save(picture: np.ndarray, path: Path) -> None:

@@ -32,14 +32,21 @@ def test_augmented_crops_keep_shape_and_vary(seed):
 
 
 @pytest.mark.parametrize("low, high", [(0, 255), (100, 180), (3, 60)])
-def test_levels_fill_the_range(low, high):
+def test_exposed_crops_use_the_range(low, high):
     ramp = np.linspace(low, high, 56 * 56).reshape(56, 56, 1).repeat(3, 2)
-    stretched = luma(reference_crops.stretch_levels(np.rint(ramp).astype(np.uint8)))
-    assert np.percentile(stretched, 1) == pytest.approx(0.03, abs=0.02)
-    assert np.percentile(stretched, 99) == pytest.approx(0.97, abs=0.02)
+    exposed = luma(reference_crops.expose(np.rint(ramp).astype(np.uint8)))
+    assert np.percentile(exposed, 1) < 0.06
+    assert np.percentile(exposed, 99) > 0.94
+
+
+@pytest.mark.parametrize("power", [0.4, 1.0, 2.5])
+def test_dark_and_light_crops_get_one_mean(power):
+    ramp = np.linspace(0, 1, 56 * 56).reshape(56, 56, 1).repeat(3, 2) ** power
+    exposed = luma(reference_crops.expose(np.rint(ramp * 255).astype(np.uint8)))
+    assert exposed.mean() == pytest.approx(reference_crops.MEAN_LUMA, abs=0.02)
 
 
 def test_flat_crops_are_not_blown_up():
     flat = np.full((28, 28, 3), 200, np.uint8)
     flat[3, 3] = 202
-    assert reference_crops.stretch_levels(flat).std() < 5
+    assert reference_crops.expose(flat).std() < 5
