@@ -6,11 +6,15 @@ dataclasses at the door and never sees a ConfigDict again.
 """
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
+import inspect
+import re
+import traceback
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +23,20 @@ import ml_collections
 from jaxqa.errors import UserError
 
 T = TypeVar("T")
+
+# What a mistake in a config file, which is a Python program, can raise.
+_FILE_ERRORS = (
+    SyntaxError,
+    ImportError,
+    NameError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    OSError,
+)
 
 
 def to_dict(value: Any) -> Any:
@@ -118,7 +136,11 @@ def _name(hint: Any) -> str:
 
 
 def load_config_file(spec: str) -> ml_collections.ConfigDict:
-    """ConfigDict of `FILE.py` or `FILE.py:mode`, by that file's `get_config(mode)`."""
+    """ConfigDict of `FILE.py` or `FILE.py:mode`, by that file's `get_config(mode)`.
+
+    Raises:
+      UserError: no such file or mode, or the file has a mistake; its line is named.
+    """
     name, _, mode = spec.partition(":")
     path = Path(name)
     if not path.is_file():
@@ -129,13 +151,66 @@ def load_config_file(spec: str) -> ml_collections.ConfigDict:
             f"--config: {name!r} is not a Python file; expected FILE.py or FILE.py:mode"
         )
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config: {name!r} defines no get_config(mode)")
+    with _explain_file_errors(spec, module):
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"--config: {name!r} defines no get_config(mode)")
+        config = module.get_config(mode or None)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"--config={spec}: get_config returned {type(config).__name__}; expected a ConfigDict, "
+            "which make_config makes"
+        )
+    return config
+
+
+@contextlib.contextmanager
+def _explain_file_errors(spec: str, module: types.ModuleType) -> Iterator[None]:
+    """Turn a mistake in a config file into a UserError that names the line and what is valid."""
     try:
-        return module.get_config(mode or None)
-    except ValueError as error:
-        raise UserError(f"--config={spec}: {error}") from error
+        yield
+    except _FILE_ERRORS as error:
+        where, message = f"--config={spec}", str(error)
+        if (line := _line_of(error, str(module.__file__))) is not None:
+            where += f", line {line}"
+        if isinstance(error, TypeError):
+            message = _explain_type_error(error, module)
+        elif not isinstance(error, ValueError):  # those are written for users already
+            message = f"{type(error).__name__}: {message}"
+        raise UserError(f"{where}: {message}") from error
+
+
+def _line_of(error: BaseException, file: str) -> int | None:
+    """The last line of `file` that had a part in the error."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return lines[-1] if lines else None
+
+
+def _explain_type_error(error: TypeError, module: types.ModuleType) -> str:
+    """Name the valid keys or the field of a wrong type, where it was a dataclass that refused."""
+    pattern = r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'"
+    if match := re.match(pattern, str(error)):
+        owner, key = match.groups()
+        if callable(made := getattr(module, owner, None)):
+            valid = ", ".join(inspect.signature(made).parameters)
+            return f"{owner}: unknown key {key!r}; valid keys: {valid}"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        made = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__post_init__" and dataclasses.is_dataclass(made):
+            try:
+                check_types(made, at=type(made).__name__)
+            except UserError as reason:
+                return str(reason)
+    return f"TypeError: {error}"
+
+
+def check_types(made: Any, *, at: str) -> None:
+    """Raise UserError unless every field of a dataclass has the type that it declares."""
+    hints = typing.get_type_hints(type(made))
+    for field in dataclasses.fields(made):
+        _convert(hints[field.name], getattr(made, field.name), f"{at}.{field.name}")
 
 
 def apply_override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
