@@ -36,7 +36,8 @@ def scores(
 ) -> Float[Array, "*B Q S"]:
     """Return scaled float32 scores, very low where `mask` is False."""
     products = jnp.einsum("...qh,...sh->...qs", query, key, preferred_element_type=jnp.float32)
-    return jnp.where(mask, products * query.shape[-1] ** -0.5, _MASKED)
+    # Added, not selected: nothing of the size of the scores is kept for the backward pass.
+    return products * query.shape[-1] ** -0.5 + jnp.where(mask, 0.0, _MASKED)
 
 
 def mix(weights: Float[Array, "*B Q S"], value: Float[Array, "*B S H"]) -> Float[Array, "*B Q H"]:

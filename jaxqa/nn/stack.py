@@ -9,6 +9,8 @@ from jax import lax
 
 Remat = Literal["none", "full"]
 
+_UNROLLED = 2  # stacks of at most so many layers are unrolled
+
 
 def stack_layers(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
     """Build `count` differently drawn layers as one module whose arrays have a leading axis."""
@@ -38,4 +40,6 @@ def scan_layers(
 
     if remat == "full":
         apply = jax.checkpoint(apply, prevent_cse=False)  # a scan body: CSE cannot undo it
-    return lax.scan(apply, carry, (stacked, inputs))
+    # A loop stacks what the backward pass needs, which costs more than compiling a layer twice.
+    unroll = remat == "none" and jax.tree.leaves(stacked)[0].shape[0] <= _UNROLLED
+    return lax.scan(apply, carry, (stacked, inputs), unroll=unroll)

@@ -109,14 +109,14 @@ def build_layer(rngs):
     return Linear(4, 4, use_bias=True, stddev=0.5, dtype=FLOAT32, rngs=rngs)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_scanned_layers_equal_a_loop(remat):
-    layers = stack_layers(build_layer, 3, nnx.Rngs(0))
+@pytest.mark.parametrize(("depth", "remat"), [(2, "none"), (3, "none"), (2, "full"), (3, "full")])
+def test_scanned_layers_equal_a_loop(depth, remat):
+    layers = stack_layers(build_layer, depth, nnx.Rngs(0))
     kernels = np.asarray(layers.kernel[...])
-    assert kernels.shape == (3, 4, 4)
+    assert kernels.shape == (depth, 4, 4)
     assert len(np.unique(kernels)) == kernels.size
     x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
-    shifts = jnp.float32([1.0, 2.0, 3.0])
+    shifts = jnp.arange(1, depth + 1, dtype=jnp.float32)
 
     def step(layer, x, shift):
         return layer(x) + shift, x

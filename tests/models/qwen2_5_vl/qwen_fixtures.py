@@ -43,6 +43,9 @@ SMALL = Qwen2_5_VLConfig(
 )
 TIED = dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, tie_word_embeddings=True))
 
+# The functions here run once on tiny arrays: compiling them is what takes time.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+
 # Each prompt is a list of images (height, width) and of text lengths around them.
 PROMPTS = {
     "square": ([(112, 112)], [3, 4]),

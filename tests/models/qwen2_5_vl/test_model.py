@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from qwen_fixtures import SMALL, TIED, make_row, perturb, relative_error
+from qwen_fixtures import SMALL, TIED, jit, make_row, perturb, relative_error
 
 from jaxqa.models.qwen2_5_vl.config import PRESETS
 from jaxqa.models.qwen2_5_vl.inputs import stack_rows
@@ -41,7 +41,7 @@ def test_only_untied_models_have_a_head_of_their_own():
 
 def test_init_draws_what_abstract_params_promises():
     model = Qwen2_5_VL(config=SMALL)
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = jit(model.init)(jax.random.key(0))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     assert shapes == model.abstract_params()
     for path, leaf in jax.tree.leaves_with_path(params):
@@ -62,7 +62,7 @@ def test_parameters_can_be_kept_in_bfloat16():
     assert {leaf.dtype for leaf in jax.tree.leaves(abstract)} == {jnp.dtype("bfloat16")}
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), perturb(abstract))
     prompts = stack_rows([make_row("square", SMALL)], prompt_length=32, num_windows=1)
-    hidden = jax.jit(model.prompt_hidden)
+    hidden = jit(model.prompt_hidden)
     in_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     assert relative_error(hidden(params, prompts), hidden(in_float32, prompts)) < 1e-5
 
@@ -118,7 +118,7 @@ def test_a_row_of_padding_is_finite():
     prompts = dataclasses.replace(prompts, mask=prompts.mask.at[1].set(False))
     ids = jnp.zeros((2, 2, 3), jnp.int32)
 
-    @jax.jit
+    @jit
     @jax.value_and_grad
     def total(params):
         return jnp.sum(jnp.square(model.group_hidden(params, prompts, ids)))

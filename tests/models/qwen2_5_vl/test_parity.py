@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from qwen_fixtures import SMALL, TIED, TorchTwin, make_prompt, perturb, relative_error
+from qwen_fixtures import SMALL, TIED, TorchTwin, jit, make_prompt, perturb, relative_error
 
 from jaxqa.models.qwen2_5_vl import layout
 from jaxqa.models.qwen2_5_vl.inputs import stack_rows
@@ -46,7 +46,7 @@ def gradient(pair):
     """Gradient of weighted logits, and the logits."""
     model = pair[0]
 
-    @jax.jit
+    @jit
     @functools.partial(jax.grad, has_aux=True)
     def weighted_logits(params, prompts, weights):
         hidden = model.prompt_hidden(params, prompts)
@@ -104,7 +104,7 @@ def test_every_layer_matches(untied, activations, names):
 def activations(untied):
     """The residual stream at every depth, and what the final norm makes of the last."""
     model = untied[0]
-    return jax.jit(lambda *args: (model.prompt_activations(*args), model.prompt_hidden(*args)))
+    return jit(lambda *args: (model.prompt_activations(*args), model.prompt_hidden(*args)))
 
 
 def _first_completion_position(twin, inputs):
@@ -131,6 +131,6 @@ def test_vision_features_match_at_every_depth(untied, depth):
             expected = tower(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
     finally:
         tower.blocks = whole
-    found = np.asarray(jax.jit(cut.image_features)(cut_params, batch))
+    found = np.asarray(jit(cut.image_features)(cut_params, batch))
     placed = [found[row, index[index >= 0]] for row, index in enumerate(batch.vision_index)]
     assert relative_error(np.concatenate(placed), expected.numpy()) < 1e-4
