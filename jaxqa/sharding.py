@@ -115,6 +115,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def check_rows(rows: int, mesh: Mesh, *, name: str) -> None:
+    """Raise UserError, calling the number `name`, unless `shard_rows` can split `rows` rows."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % shards:
+        raise UserError(
+            f"{name} is {rows}; expected a multiple of the {shards} devices that share the rows "
+            "(config.mesh.data times config.mesh.fsdp)"
+        )
+
+
 def shard_rows(batch: Any, mesh: Mesh) -> Any:
     """Put this process's rows of a batch on the mesh, the leading axis split over the batch axes.
 

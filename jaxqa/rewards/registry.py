@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxqa.rewards.answers import Answers, Targets
 from jaxqa.rewards.format import answer_format
@@ -51,6 +52,7 @@ class RewardTerm:
 
 
 def _check_options(name: str, options: Mapping[str, Option]) -> None:
+    """Raise ValueError unless `options` are what the reward function takes, in kind and value."""
     parameters = {
         key: parameter
         for key, parameter in inspect.signature(REWARDS[name]).parameters.items()
@@ -64,6 +66,24 @@ def _check_options(name: str, options: Mapping[str, Option]) -> None:
             f"reward {name!r} takes the options {sorted(parameters)}, of which {sorted(needed)} "
             f"must be given; unknown: {unknown}, missing: {missing}"
         )
+    for key, value in options.items():
+        kind = parameters[key].annotation
+        accepted = (float, int) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{key} of reward {name!r} is {value!r}, expected a {kind.__name__}")
+    # The function itself knows which values are possible; it is only traced here.
+    jax.eval_shape(functools.partial(REWARDS[name], **options), *_ONE_ANSWER)
+
+
+_ONE_ANSWER = (
+    Answers(
+        score=np.zeros((1, 1), np.float32),
+        valid=np.ones((1, 1), bool),
+        format_ok=np.ones((1, 1), bool),
+        word_count=np.zeros((1, 1), np.int32),
+    ),
+    Targets(score=np.zeros(1, np.float32), pool=np.zeros(1, np.int32)),
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)

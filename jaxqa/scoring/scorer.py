@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxqa import sharding
 from jaxqa.data.batching import Buckets
 from jaxqa.data.encoding import PromptEncoder
-from jaxqa.data.loader import LoaderConfig, evaluation_loader
+from jaxqa.data.loader import Loader, LoaderConfig, evaluation_loader
 from jaxqa.data.prompts import PromptTemplate
 from jaxqa.data.records import Example
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
@@ -65,15 +65,7 @@ class Scorer:
     def score(self, params: Params, examples: Sequence[Example]) -> Iterator[ScoredAnswer]:
         """Yield an answer per example, in blocks; buckets in turn, examples in order inside one."""
         by_id = {example.example_id: example for example in examples}
-        loader = evaluation_loader(
-            examples,
-            template=self.template,
-            encoder=self.encoder,
-            buckets=self.buckets,
-            config=LoaderConfig(
-                batch_size=self.batch_size, num_workers=self.num_workers, on_bad_image="mask"
-            ),
-        )
+        loader = self._loader(examples)
         sampler = self._sampler()
         try:
             for batch in loader:
@@ -91,6 +83,27 @@ class Scorer:
                     )
         finally:
             loader.close()
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Find what `score` would refuse, before hours of training.
+
+        Raises:
+          UserError: no examples, no readable image, a prompt that fits no bucket, or a block that
+            the devices cannot share evenly.
+        """
+        sharding.check_rows(self.batch_size, self.mesh, name="config.evaluation.batch_size")
+        self._loader(examples).close()
+
+    def _loader(self, examples: Sequence[Example]) -> Loader:
+        return evaluation_loader(
+            examples,
+            template=self.template,
+            encoder=self.encoder,
+            buckets=self.buckets,
+            config=LoaderConfig(
+                batch_size=self.batch_size, num_workers=self.num_workers, on_bad_image="mask"
+            ),
+        )
 
     def _answer(self, example: Example, ids: list[int], image_error: str | None) -> ScoredAnswer:
         if image_error is not None:

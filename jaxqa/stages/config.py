@@ -20,6 +20,8 @@ from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sharding import MeshConfig
 from jaxqa.train.optimizer import OptimizerConfig
 
+DEMO_DATASET = "jaxqa_demo"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
@@ -32,6 +34,7 @@ class ModelSource:
         rationales with at most `vocab_size` entries.
       vision_filters: starting filters of the patch embedding: `dct` gives cosine patterns, as a
         pretrained tower would have, `random` gives noise.
+      initializer_range: standard deviation of random weights.
       compute_dtype: dtype of matrix products; parameters, norms and softmax stay float32.
       remat: `full` recomputes each layer in the backward pass instead of keeping it.
     """
@@ -40,6 +43,7 @@ class ModelSource:
     vision: VisionConfig | None = None
     text: TextConfig | None = None
     vision_filters: Literal["dct", "random"] = "random"
+    initializer_range: float = 0.02
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "full"] = "none"
 
@@ -47,6 +51,10 @@ class ModelSource:
         scratch = self.vision is not None and self.text is not None
         if (self.path is not None) == scratch or (self.vision is None) != (self.text is None):
             raise ValueError("give either path, or both vision and text")
+        if self.path is not None and self.vision_filters != "random":
+            raise ValueError("vision_filters are for random weights; a model at path has its own")
+        if self.vision is not None and self.vision.in_channels != 3:
+            raise ValueError(f"vision.in_channels is {self.vision.in_channels}; images have 3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +90,13 @@ class DataConfig:
             raise ValueError(
                 f"workers and cache_mb must not be negative, got {self.workers} and {self.cache_mb}"
             )
+        if self.demo is not None and self.dataset != DEMO_DATASET:
+            raise ValueError(
+                f"demo makes the data set {DEMO_DATASET!r}, but dataset is {self.dataset!r}; "
+                "set demo to None or dataset to the demo's"
+            )
+        if self.demo_seed < 0:
+            raise ValueError(f"demo_seed must not be negative, got {self.demo_seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +261,11 @@ def parse_config(config: ml_collections.ConfigDict) -> RunConfig:
     """
     values = config.to_dict()
     shared = {name: values.pop(name) for name in _SHARED if name in values}
+    if unknown := [name for name, value in values.items() if not isinstance(value, Mapping)]:
+        raise UserError(
+            f"config: unknown key {', '.join(map(repr, unknown))}; "
+            f"valid keys: {', '.join(_SHARED)}, and a section for each stage"
+        )
     sections = {name: _parse_stage(name, section) for name, section in values.items()}
     run = configuration.from_dict(RunConfig, shared | {"sections": {}}, at="config")
     run = dataclasses.replace(run, sections=sections)
@@ -261,8 +281,13 @@ def parse_config(config: ml_collections.ConfigDict) -> RunConfig:
     return run
 
 
-def _parse_stage(name: str, section: Any) -> StageConfig:
-    kind = section.get("kind") if isinstance(section, Mapping) else None
+def _parse_stage(name: str, section: Mapping[str, Any]) -> StageConfig:
+    if not (name.isascii() and name.isidentifier()):
+        raise UserError(
+            f"config: stage name {name!r} cannot name files and options; "
+            "use letters, digits and _, a letter first"
+        )
+    kind = section.get("kind")
     if kind not in STAGE_KINDS:
         raise UserError(
             f"config.{name}: kind is {kind!r}; expected one of {', '.join(STAGE_KINDS)}"

@@ -10,6 +10,7 @@ import numpy as np
 from jaxqa import sharding
 from jaxqa.data.batching import PromptBatch, SftBatch
 from jaxqa.data.loader import Loader, LoaderConfig, train_loader
+from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.objectives import warmup
 from jaxqa.sampling.sampler import Sampler
@@ -40,16 +41,56 @@ class Prepared:
     source: BatchSource
 
 
+def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
+    """The stage's batches, after checking all that can be known before the first stage begins.
+
+    Raises:
+      UserError: the data, the model, the mesh and the stage do not fit together.
+    """
+    sharding.check_rows(stage.batch_size, setup.mesh, name=f"config.{name}.batch_size")
+    vision = setup.model.config.vision
+    if isinstance(stage, WarmupStage) and (vision.patch_values, vision.merge_unit) != (588, 4):
+        raise UserError(
+            f"config.{name}: a warm-up needs patches of 14 x 14 RGB pixels, merged 2 x 2; the "
+            f"model has {vision.in_channels} x {vision.patch_size} x {vision.patch_size} and "
+            f"spatial_merge_size {vision.spatial_merge_size}; leave the stage out"
+        )
+    setup.check_room(_longest_completion(setup, stage), name=name)
+    examples = labelled_share(setup.train, stage.label_fraction)
+    seed = int(jax.random.bits(stage_key(setup.config.seed, name), dtype=np.uint32))
+    data = setup.config.data
+    try:
+        return train_loader(
+            examples,
+            template=setup.template,
+            encoder=setup.encoder,
+            buckets=data.buckets,
+            config=LoaderConfig(
+                batch_size=stage.batch_size, num_workers=data.workers, cache_mb=data.cache_mb
+            ),
+            seed=seed,
+            supervised=isinstance(stage, SftStage),
+        )
+    except UserError as error:
+        raise UserError(f"stage {name}: {error}") from error
+
+
 def prepare(
-    setup: Setup, name: str, stage: StageConfig, params: Params, rollouts: RolloutLog
+    setup: Setup,
+    name: str,
+    stage: StageConfig,
+    params: Params,
+    *,
+    loader: Loader,
+    rollouts: RolloutLog,
 ) -> Prepared:
     """Make stage `name` ready; `params` are the policy that it starts from."""
     if isinstance(stage, WarmupStage):
-        return _prepare_warmup(setup, name, stage, params)
+        return _prepare_warmup(setup, name, stage, params, loader)
     if isinstance(stage, SftStage):
-        return _prepare_sft(setup, name, stage, params)
+        return _prepare_sft(setup, stage, params, loader)
     assert isinstance(stage, GrpoStage)  # STAGE_KINDS has no other
-    return _prepare_grpo(setup, name, stage, params, rollouts)
+    return _prepare_grpo(setup, name, stage, params, loader=loader, rollouts=rollouts)
 
 
 def policy_params(stage: StageConfig, params: Params) -> Params:
@@ -64,7 +105,9 @@ def completions_per_step(stage: StageConfig) -> int:
     return stage.batch_size * (stage.sampling.num_samples if isinstance(stage, GrpoStage) else 1)
 
 
-def _prepare_warmup(setup: Setup, name: str, stage: WarmupStage, params: Params) -> Prepared:
+def _prepare_warmup(
+    setup: Setup, name: str, stage: WarmupStage, params: Params, loader: Loader
+) -> Prepared:
     head = warmup.init_head(
         stage_key(setup.config.seed, name), setup.model.config.vision.out_hidden_size
     )
@@ -79,13 +122,11 @@ def _prepare_warmup(setup: Setup, name: str, stage: WarmupStage, params: Params)
     return Prepared(
         state=create_state({"policy": params, "head": head}, optimizer),
         update=_single_update(losses.WarmupObjective(model=setup.model), optimizer, stage),
-        source=LoaderSource(
-            _loader(setup, name, stage), fields_of, batches.WarmupBatch, setup.mesh
-        ),
+        source=LoaderSource(loader, fields_of, batches.WarmupBatch, setup.mesh),
     )
 
 
-def _prepare_sft(setup: Setup, name: str, stage: SftStage, params: Params) -> Prepared:
+def _prepare_sft(setup: Setup, stage: SftStage, params: Params, loader: Loader) -> Prepared:
     optimizer = make_optimizer(stage.optimizer, stage.steps)
 
     def fields_of(host: SftBatch) -> dict[str, Any]:
@@ -99,14 +140,18 @@ def _prepare_sft(setup: Setup, name: str, stage: SftStage, params: Params) -> Pr
     return Prepared(
         state=create_state(params, optimizer),
         update=_single_update(losses.SftObjective(model=setup.model), optimizer, stage),
-        source=LoaderSource(
-            _loader(setup, name, stage, supervised=True), fields_of, batches.SftBatch, setup.mesh
-        ),
+        source=LoaderSource(loader, fields_of, batches.SftBatch, setup.mesh),
     )
 
 
 def _prepare_grpo(
-    setup: Setup, name: str, stage: GrpoStage, params: Params, rollouts: RolloutLog
+    setup: Setup,
+    name: str,
+    stage: GrpoStage,
+    params: Params,
+    *,
+    loader: Loader,
+    rollouts: RolloutLog,
 ) -> Prepared:
     optimizer = make_optimizer(stage.optimizer, stage.steps * stage.updates_per_rollout)
     objective = losses.GrpoObjective(
@@ -121,7 +166,7 @@ def _prepare_grpo(
             objective=stage.objective,
             completion_lengths=_rollout_lengths(setup, stage),
         ),
-        prompter=_loader(setup, name, stage),
+        prompter=loader,
         sampler=Sampler(
             model=setup.model,
             config=stage.sampling,
@@ -163,18 +208,12 @@ class LoaderSource:
         return self._batch_type(**sharding.shard_rows(fields, self._mesh)), {}
 
 
-def _loader(setup: Setup, name: str, stage: StageConfig, *, supervised: bool = False) -> Loader:
-    examples = labelled_share(setup.train, stage.label_fraction)
-    seed = int(jax.random.bits(stage_key(setup.config.seed, name), dtype=np.uint32))
-    return train_loader(
-        examples,
-        template=setup.template,
-        encoder=setup.encoder,
-        buckets=setup.config.data.buckets,
-        config=LoaderConfig(batch_size=stage.batch_size, num_workers=setup.config.data.workers),
-        seed=seed,
-        supervised=supervised,
-    )
+def _longest_completion(setup: Setup, stage: StageConfig) -> int:
+    if isinstance(stage, GrpoStage):
+        return stage.sampling.max_new_tokens
+    if isinstance(stage, SftStage):
+        return max(setup.config.data.buckets.completion_lengths, default=0)
+    return 0
 
 
 def _single_update(objective: Any, optimizer: Any, stage: StageConfig) -> Update:

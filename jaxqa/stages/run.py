@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jaxqa.data.loader import Loader
 from jaxqa.evaluation import evaluator, report, terminal
 from jaxqa.models.qwen2_5_vl import weights
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
@@ -52,13 +53,17 @@ def _do_the_rest(
     begun = time.monotonic()
     setup = set_up(config, work, console)
     summary.setdefault("setup_seconds", time.monotonic() - begun)
-    params = setup.initial_params()
     done = len(summary["stages"])
-    for index, name in enumerate(config.stages):
-        if index < done - 1:
-            continue  # only the last finished stage's policy is needed
+    left = config.stages[max(done - 1, 0) :]  # the last finished stage's policy is needed
+    loaders = {name: kinds.make_loader(setup, name, config.sections[name]) for name in left}
+    if any(config.sections[name].evaluate for name in left):
+        setup.check_room(config.evaluation.max_new_tokens, name="evaluation")
+        _scorer(setup).check(setup.test)
+    params = setup.initial_params()
+    work.claim(config)  # nothing of the user's is wrong, as far as can be known now
+    for index, name in enumerate(left, start=len(config.stages) - len(left)):
         stage = config.sections[name]
-        params, seconds = _train_stage(setup, name, stage, params, stop)
+        params, seconds = _train_stage(setup, name, stage, params, loaders.pop(name), stop)
         if index < done:
             continue
         entry = _test_stage(setup, name, stage, params, seconds, stop)
@@ -75,12 +80,17 @@ def _write_summary(work: WorkDir, summary: dict[str, Any]) -> None:
 
 
 def _train_stage(
-    setup: Setup, name: str, stage: StageConfig, params: Params, stop: StopRequest
+    setup: Setup,
+    name: str,
+    stage: StageConfig,
+    params: Params,
+    loader: Loader,
+    stop: StopRequest,
 ) -> tuple[Params, float]:
     """Policy after the stage and the seconds its training took; instant if it is finished."""
     checkpoints = Checkpoints(setup.work.checkpoints(name))
     with MetricLog(setup.work.root) as log:
-        prepared = kinds.prepare(setup, name, stage, params, log.rollouts)
+        prepared = kinds.prepare(setup, name, stage, params, loader=loader, rollouts=log.rollouts)
         restored = checkpoints.latest_step() or 0
         if restored < stage.steps:
             log.cut_back(name, restored)
@@ -145,25 +155,28 @@ def _test_stage(
 def _predict(
     setup: Setup, name: str, params: Params, stop: StopRequest
 ) -> list[evaluator.Prediction]:
-    config = setup.config.evaluation
-    scorer = Scorer(
-        model=setup.model,
-        encoder=setup.encoder,
-        template=setup.template,
-        mesh=setup.mesh,
-        buckets=setup.config.data.buckets,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        num_workers=setup.config.data.workers,
-    )
     predictions = []
     total, label = len(setup.test), f"{name} test"
     with progress.show_progress(setup.console, label, total, 0) as advance:
-        for answer in scorer.score(params, setup.test):
+        for answer in _scorer(setup).score(params, setup.test):
             stop.check(label)
             predictions.append(_prediction(answer, setup.work))
             advance(len(predictions), {})
     return predictions
+
+
+def _scorer(setup: Setup) -> Scorer:
+    config = setup.config
+    return Scorer(
+        model=setup.model,
+        encoder=setup.encoder,
+        template=setup.template,
+        mesh=setup.mesh,
+        buckets=config.data.buckets,
+        max_new_tokens=config.evaluation.max_new_tokens,
+        batch_size=config.evaluation.batch_size,
+        num_workers=config.data.workers,
+    )
 
 
 def _prediction(answer: ScoredAnswer, work: WorkDir) -> evaluator.Prediction:

@@ -1,7 +1,8 @@
 """What every stage of a run shares: data set, tokenizer, model, mesh, first parameters."""
 
+import contextlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from jaxqa.data.encoding import PromptEncoder
 from jaxqa.data.prompts import PromptTemplate, get_template
 from jaxqa.data.records import Example
 from jaxqa.data.tokenizer import Tokenizer, build_demo_tokenizer, load_tokenizer
+from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import hf_config, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
@@ -60,8 +62,21 @@ class Setup:
             return weights.load_model_directory(path, dtype="float32", shardings=places)[1]
         params = jax.jit(self.model.init, out_shardings=places)(stage_key(self.config.seed, "init"))
         if self.config.model.vision_filters == "dct":
-            params = _with_filters(params, patch_filters(self.model.config.vision))
+            with _explain("config.model.vision"):
+                filters = patch_filters(self.model.config.vision)
+            params = _with_filters(params, filters)
         return params
+
+    def check_room(self, completion_length: int, *, name: str) -> None:
+        """Raise UserError unless the model has positions for a prompt and its completion."""
+        prompt_length = self.config.data.buckets.prompt_lengths[-1]
+        room = self.model.config.text.max_position_embeddings
+        if prompt_length + completion_length > room:
+            raise UserError(
+                f"config.{name}: prompts of {prompt_length} tokens and completions of "
+                f"{completion_length} need more than the {room} positions of the model "
+                "(max_position_embeddings); shorten one of them"
+            )
 
     def side_files(self) -> Path:
         """Directory with the tokenizer and processor files that belong to the model."""
@@ -139,19 +154,30 @@ def _tokenizer_and_architecture(
     if source.path is not None:
         return load_tokenizer(source.path), hf_config.read_config(Path(source.path))
     assert source.vision is not None and source.text is not None  # ModelSource checked it
-    tokenizer = build_demo_tokenizer(_corpus(template, examples), vocab_size=source.text.vocab_size)
-    architecture = Qwen2_5_VLConfig(
-        vision=source.vision,
-        text=source.text,
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.video_token_id,
-        vision_start_token_id=tokenizer.vision_start_token_id,
-        vision_end_token_id=tokenizer.vision_end_token_id,
-        bos_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    with _explain("config.model"):
+        corpus = _corpus(template, examples)
+        tokenizer = build_demo_tokenizer(corpus, vocab_size=source.text.vocab_size)
+        architecture = Qwen2_5_VLConfig(
+            vision=source.vision,
+            text=source.text,
+            image_token_id=tokenizer.image_token_id,
+            video_token_id=tokenizer.video_token_id,
+            vision_start_token_id=tokenizer.vision_start_token_id,
+            vision_end_token_id=tokenizer.vision_end_token_id,
+            bos_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     return tokenizer, architecture
+
+
+@contextlib.contextmanager
+def _explain(place: str) -> Iterator[None]:
+    """Turn the ValueError of parts that do not fit together into a UserError that names them."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
 
 
 def _corpus(template: PromptTemplate, examples: Iterable[Example]) -> Iterable[str]:

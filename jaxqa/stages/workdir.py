@@ -36,6 +36,11 @@ class WorkDir:
         """Predictions of the test after a stage."""
         return self.root / "evaluations" / f"{stage}.jsonl"
 
+    def claim(self, config: RunConfig) -> None:
+        """Write the resolved config, which from now on is the only one that may go on here."""
+        if not (self.root / "config.json").exists():
+            _replace_json(self.root / "config.json", _resolved(config))
+
     def read_summary(self) -> dict[str, Any]:
         """Summary so far; a stage that is listed in it is finished."""
         path = self.root / "summary.json"
@@ -48,13 +53,14 @@ class WorkDir:
 
 @contextlib.contextmanager
 def open_workdir(path: Path, config: RunConfig) -> Iterator[WorkDir]:
-    """The work directory, locked for this process, with the run's resolved config in it.
+    """The work directory, locked for this process; a new one is empty until `claim`.
 
     Raises:
       UserError: it cannot be written, its disk is full, another process has it open, or another
         config wrote it (the differing keys are named).
     """
     try:
+        _check_free_space(path)
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -63,16 +69,20 @@ def open_workdir(path: Path, config: RunConfig) -> Iterator[WorkDir]:
         ) from error
     try:
         _take(lock, path)
-        free = shutil.disk_usage(path).free
-        if free < MIN_FREE_BYTES:
-            raise UserError(
-                f"work directory {path}: {free // 2**20} MiB free, at least "
-                f"{MIN_FREE_BYTES // 2**20} MiB needed; free some space or choose another --workdir"
-            )
-        _claim(path / "config.json", config)
+        _check_owner(path / "config.json", config)
         yield WorkDir(path)
     finally:
         os.close(lock)
+
+
+def _check_free_space(path: Path) -> None:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < MIN_FREE_BYTES:
+        raise UserError(
+            f"work directory {path}: {free // 2**20} MiB free, at least "
+            f"{MIN_FREE_BYTES // 2**20} MiB needed; free some space or choose another --workdir"
+        )
 
 
 def _take(lock: int, path: Path) -> None:
@@ -84,13 +94,16 @@ def _take(lock: int, path: Path) -> None:
         raise UserError(f"work directory {path} is in use by another run; wait for it") from error
 
 
-def _claim(path: Path, config: RunConfig) -> None:
-    """Write the resolved config, or check that it is the one that wrote the directory."""
-    resolved = json.loads(json.dumps(to_dict(config)))
+def _resolved(config: RunConfig) -> dict[str, Any]:
+    """The config as JSON gives it back."""
+    return json.loads(json.dumps(to_dict(config)))
+
+
+def _check_owner(path: Path, config: RunConfig) -> None:
+    """Raise UserError if another config claimed the directory."""
     if not path.exists():
-        _replace_json(path, resolved)
         return
-    written = files.read_json(path)
+    written, resolved = files.read_json(path), _resolved(config)
     if written != resolved:
         names = sorted(_differences(written, resolved))
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -150,10 +150,11 @@ class TextConfig:
         _require_positive(self, "rms_norm_eps", "rope_theta", "max_position_embeddings")
         _require_multiple(self, "hidden_size", "num_attention_heads")
         _require_multiple(self, "num_attention_heads", "num_key_value_heads")
-        if 2 * sum(self.mrope_section) != self.head_dim:
+        sections = self.mrope_section
+        if min(sections) < 0 or 2 * sum(sections) != self.head_dim:
             raise ValueError(
-                f"TextConfig.mrope_section is {self.mrope_section}; "
-                f"its sum must be half the head width ({self.head_dim})"
+                f"TextConfig.mrope_section is {sections}; it must be three counts that add up to "
+                f"half the head width ({self.head_dim})"
             )
 
     @property
