@@ -9,7 +9,7 @@ from jax import lax
 
 Remat = Literal["none", "full"]
 
-_UNROLLED = 2  # stacks of at most so many layers are unrolled
+_SHALLOW = 2
 
 
 def stack_layers(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -27,10 +27,12 @@ def scan_layers(
     inputs: Any = None,
     *,
     remat: Remat = "none",
+    unroll: bool = True,
 ) -> tuple[Any, Any]:
     """Run `step(layer, carry, input) -> (carry, output)` over stacked layers.
 
-    With `remat="full"` the backward pass recomputes each layer from its carry.
+    With `remat="full"` the backward pass recomputes each layer from its carry. `unroll` lets a
+    stack of two layers or fewer run without a loop, which is faster where gradients are taken.
     """
     graphdef, stacked = nnx.split(layers)
 
@@ -41,5 +43,5 @@ def scan_layers(
     if remat == "full":
         apply = jax.checkpoint(apply, prevent_cse=False)  # a scan body: CSE cannot undo it
     # A loop stacks what the backward pass needs, which costs more than compiling a layer twice.
-    unroll = remat == "none" and jax.tree.leaves(stacked)[0].shape[0] <= _UNROLLED
-    return lax.scan(apply, carry, (stacked, inputs), unroll=unroll)
+    shallow = jax.tree.leaves(stacked)[0].shape[0] <= _SHALLOW
+    return lax.scan(apply, carry, (stacked, inputs), unroll=unroll and shallow and remat == "none")

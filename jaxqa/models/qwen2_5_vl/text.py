@@ -158,4 +158,6 @@ class TextTower(nnx.Module):
                 past=Segment(past_key, past_value, past[2]),
             )
 
-        return scan_layers(self.layers, step, y, (*prompt[:2], *past[:2]))
+        # Only a loop is certain to have read the cache before its caller writes into it in place.
+        inputs = (*prompt[:2], *past[:2])
+        return scan_layers(self.layers, step, y, inputs, unroll=False)
