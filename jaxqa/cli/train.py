@@ -1,6 +1,7 @@
 """The door `train`: `--config=FILE.py[:mode] --workdir=DIR [--config.key=value ...]`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ def _run(config, workdir: Path) -> int:  # noqa: ANN001
     from jaxqa.train.loop import TrainingDiverged
     from jaxqa.train.stop import Stopped
 
+    # Orbax writes a traceback to this log for what it also raises, and `run_door` reports.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         run.run(stages_config.parse_config(config), workdir)
     except Stopped as stopped:

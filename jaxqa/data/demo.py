@@ -100,10 +100,11 @@ def make_demo_dataset(
     """Write the demo data set into `root` and return it; do nothing where it is already there.
 
     The files are a function of `config`, `seed` and the pictures installed. They appear under
-    their name all at once: an interrupted run leaves only a folder `<root>.partial`.
+    their name all at once: a killed run leaves only a folder `<root>.partial`.
 
     Raises:
-        UserError: `root` holds something else, or too few photographs are installed.
+        UserError: `root` holds something else or cannot be written, or too few photographs are
+            installed.
     """
     root = Path(root)
     found = scenes.find_scenes(wallpapers=config.wallpapers)
@@ -112,13 +113,39 @@ def make_demo_dataset(
         return root
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, found, config, description, num_threads=num_threads)
+        os.replace(partial, root)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the demo data set to {root}: {error.strerror or error}; "
+            "make room or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def _write(
+    partial: Path,
+    found: list[scenes.Scene],
+    config: DemoDataConfig,
+    description: dict[str, Any],
+    *,
+    num_threads: int,
+) -> None:
+    """Make every file of the data set in the new folder `partial`."""
     (partial / "images").mkdir(parents=True)
     jobs = list(_jobs(found, config))
     splits = _splits(found, config)
     pictures = {scene.name: scenes.load_scene(scene) for scene in found}
     surfaces = [pictures[s.name] for s in found if splits.get(s.name, "train") == "train"]
     workshop = _Workshop(
-        folder=partial / "images", config=config, seed=seed, pictures=pictures, surfaces=surfaces
+        folder=partial / "images",
+        config=config,
+        seed=description["seed"],
+        pictures=pictures,
+        surfaces=surfaces,
     )
     with ThreadPoolExecutor(num_threads) as pool:
         made = pool.map(workshop.make, jobs)
@@ -127,8 +154,6 @@ def make_demo_dataset(
     references = {job.reference: job.scene for job in jobs}
     manifest = {**description, "references": references, "images": len(rows)}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(partial, root)
-    return root
 
 
 def _describe(found: list[scenes.Scene], config: DemoDataConfig, seed: int) -> dict[str, Any]:

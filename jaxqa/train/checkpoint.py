@@ -5,6 +5,11 @@ seed and the seconds spent. Saves are asynchronous and become visible by an atom
 kill during a save leaves the one before it as the newest.
 """
 
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxqa.errors import UserError
+from jaxqa.files import check_free_space
 from jaxqa.train.state import TrainState
 
 
@@ -34,11 +40,17 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, host: dict[str, Any]) -> None:
-        """Start saving; `state` may be donated as soon as this returns."""
+        """Start saving; `state` may be donated as soon as this returns.
+
+        Raises:
+          UserError: the disk is full or cannot be written; so `wait` and `close` may report later.
+        """
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)
         )
-        self._manager.save(step, args=arguments)
+        with self._explain_disk_errors():
+            check_free_space(self.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            self._manager.save(step, args=arguments)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State and host record of `step`, placed as `like` is.
@@ -71,11 +83,37 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Block until every started save is on disk."""
-        self._manager.wait_until_finished()
+        with self._explain_disk_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish pending saves and stop the background threads."""
-        self._manager.close()
+        with self._explain_disk_errors():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explain_disk_errors(self) -> Iterator[None]:
+        """Turn what Orbax makes of a failing disk into a UserError, and free what it left."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # tensorstore's errors are ValueErrors; this tells those of the disk from others.
+            if isinstance(error, ValueError) and "os_error_code" not in str(error):
+                raise
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise UserError(
+                f"cannot write a checkpoint to {self.directory}: {_reason(error)}; make room, then "
+                "run the same command again: it goes on after the last checkpoint"
+            ) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """The operating system's words for it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else str(error)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
