@@ -231,8 +231,11 @@ def apply_override(config: ml_collections.ConfigDict, key: str, text: str) -> No
         if depth < len(parents):
             node = node[name]
     old = node[leaf]
-    if isinstance(old, ml_collections.ConfigDict):
-        raise UserError(f"--config.{key}: is a section; set one of {', '.join(sorted(old.keys()))}")
+    if isinstance(old, ml_collections.ConfigDict) and text != "None":
+        raise UserError(
+            f"--config.{key}: is a section; set one of {', '.join(sorted(old.keys()))}, "
+            "or leave the section out with None"
+        )
     value = _parse_literal(text, old)
     if not _same_kind(old, value):
         raise UserError(f"--config.{key}: got {text!r}; expected {_describe(old)}, such as {old!r}")

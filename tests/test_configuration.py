@@ -92,7 +92,7 @@ def test_overrides_keep_the_type():
         ("steps", "1.5", r"--config.steps: got '1.5'; expected an integer, such as 3"),
         ("steps", "abc", r"--config.steps: got 'abc'; expected an integer"),
         ("flag", "maybe", r"--config.flag: got 'maybe'; expected true or false"),
-        ("inner", "1", r"--config.inner: is a section; set one of mode, rate, sizes"),
+        ("inner", "1", r"--config.inner: is a section; set one of mode, rate, sizes, or"),
     ],
 )
 def test_a_wrong_override_lists_what_is_valid(key, text, message):

@@ -103,7 +103,9 @@ def test_an_interrupted_run_leaves_nothing_under_the_name(root, tmp_path, monkey
         patch.setattr(demo, "_write_tables", interrupt)
         with pytest.raises(KeyboardInterrupt):
             demo.make_demo_dataset(target, SMALL, seed=5)
-    assert not target.exists() and (tmp_path / "demo.partial").exists()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "demo.partial" / "images").mkdir(parents=True)  # what a killed run leaves
+    (tmp_path / "demo.partial" / "images" / "I0001.png").write_bytes(b"half")
     demo.make_demo_dataset(target, SMALL, seed=5)
     assert _files(target) == _files(root)
     assert not (tmp_path / "demo.partial").exists()
