@@ -7,11 +7,6 @@ from flax import nnx
 from jaxqa.typing import Array, Float
 
 
-def along_last(vector: Float[Array, " D"], rank: int) -> Float[Array, "..."]:
-    """Reshape a vector so that it broadcasts along the last of `rank` axes."""
-    return vector.reshape((1,) * (rank - 1) + vector.shape)
-
-
 def draw(
     rngs: nnx.Rngs, shape: tuple[int, ...], *, stddev: float, dtype: jnp.dtype
 ) -> Float[Array, "..."]:

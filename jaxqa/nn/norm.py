@@ -4,7 +4,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from jaxqa.nn.linear import along_last
 from jaxqa.typing import Array, Float
 
 
@@ -20,5 +19,5 @@ class RMSNorm(nnx.Module):
         # Squares of bfloat16 activations lose too many digits.
         x32 = x.astype(jnp.float32)
         scale = lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        weight = along_last(self.weight[...].astype(jnp.float32), x.ndim)
+        weight = self.weight[...].astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
         return (x32 * scale * weight).astype(x.dtype)
