@@ -73,6 +73,7 @@ def _model() -> ModelSource:
             max_position_embeddings=1024,
         ),
         vision_filters="dct",
+        initializer_range=0.05,
         compute_dtype="float32",
     )
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -20,9 +19,9 @@ from jaxqa.data.records import Example
 from jaxqa.data.tokenizer import Tokenizer, build_demo_tokenizer, load_tokenizer
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import hf_config, weights
-from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
+from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.objectives.patch_filters import patch_filters
+from jaxqa.objectives.patch_filters import constant_channels, patch_filters
 from jaxqa.stages.config import DataConfig, ModelSource, RunConfig
 from jaxqa.stages.workdir import WorkDir
 from jaxqa.typing import Params
@@ -63,8 +62,7 @@ class Setup:
         params = jax.jit(self.model.init, out_shardings=places)(stage_key(self.config.seed, "init"))
         if self.config.model.vision_filters == "dct":
             with _explain("config.model.vision"):
-                filters = patch_filters(self.model.config.vision)
-            params = _with_filters(params, filters)
+                params = _with_filters(params, self.model.config.vision)
         return params
 
     def check_room(self, completion_length: int, *, name: str) -> None:
@@ -188,12 +186,18 @@ def _corpus(template: PromptTemplate, examples: Iterable[Example]) -> Iterable[s
             yield template.target(example.rationale, example.score)
 
 
-def _with_filters(params: Params, filters: np.ndarray) -> Params:
-    """Params with `filters` [C D] as the patch embedding's kernel [2 C D], half to each frame."""
+def _with_filters(params: Params, config: VisionConfig) -> Params:
+    """Params whose patch embedding starts from cosine filters, half of each in either frame."""
     leaves = tree.flatten(params)
-    name = "visual/patch_embed/proj/kernel"
-    halves = jnp.broadcast_to(jnp.asarray(filters) / 2, leaves[name].shape)
-    return tree.unflatten(leaves | {name: jax.device_put(halves, leaves[name].sharding)})
+    kernel, bias = "visual/patch_embed/proj/kernel", "visual/blocks/attn/proj/bias"
+    halves = np.broadcast_to(patch_filters(config) / 2, leaves[kernel].shape)
+    constants = np.zeros(leaves[bias].shape, np.float32)
+    constants[0] = constant_channels(config)
+    started = {
+        name: jax.device_put(value, leaves[name].sharding)
+        for name, value in ((kernel, halves), (bias, constants))
+    }
+    return tree.unflatten(leaves | started)
 
 
 def _first(examples: list[Example], limit: int) -> list[Example]:
