@@ -52,6 +52,7 @@ def generate(argv: Sequence[str] | None) -> int:
         keys = sample_keys(flags.seed, "generate", 0, np.zeros(1, np.int64), sampling.num_samples)
     except ValueError as error:
         raise UserError(str(error)) from error
+    hf_config.read_config(flags.model)  # refuses other architectures before their tokenizers
     tokenizer = load_tokenizer(flags.model)
     rollout = _sample(flags, sampling, tokenizer, keys)
     completions = _completions(rollout, tokenizer)

@@ -150,7 +150,8 @@ def _tokenizer_and_architecture(
     source: ModelSource, template: PromptTemplate, examples: Iterable[Example]
 ) -> tuple[Tokenizer, Qwen2_5_VLConfig]:
     if source.path is not None:
-        return load_tokenizer(source.path), hf_config.read_config(Path(source.path))
+        architecture = hf_config.read_config(source.path)  # first: it refuses other architectures
+        return load_tokenizer(source.path), architecture
     assert source.vision is not None and source.text is not None  # ModelSource checked it
     with _explain("config.model"):
         corpus = _corpus(template, examples)
