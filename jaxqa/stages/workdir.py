@@ -70,6 +70,7 @@ def open_workdir(path: Path, config: RunConfig) -> Iterator[WorkDir]:
     try:
         _take(lock, path)
         _check_owner(path / "config.json", config)
+        _remove_remains(path)
         yield WorkDir(path)
     finally:
         os.close(lock)
@@ -92,6 +93,13 @@ def _take(lock: int, path: Path) -> None:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             return  # a file system without locks
         raise UserError(f"work directory {path} is in use by another run; wait for it") from error
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove what a killed run was writing; only where a run has been."""
+    if (path / "config.json").exists():
+        for entry in path.glob(".*.tmp"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _resolved(config: RunConfig) -> dict[str, Any]:
