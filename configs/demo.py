@@ -44,6 +44,7 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
             "sft": _sft(steps=8 if smoke else 800),
             "grpo": _grpo(steps=3 if smoke else 150),
         },
+        spare={"control": _sft(steps=8 if smoke else 800)},
         model=_model(),
         data=_data(smoke),
         evaluation=EvaluationConfig(batch_size=40, max_new_tokens=40, limit=40 if smoke else 0),

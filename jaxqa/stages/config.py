@@ -238,10 +238,16 @@ def make_config(
     model: ModelSource,
     data: DataConfig,
     evaluation: EvaluationConfig,
+    spare: Mapping[str, StageConfig] | None = None,
     seed: int = 0,
     mesh: MeshConfig | None = None,
 ) -> ml_collections.ConfigDict:
-    """ConfigDict for a config file's `get_config`; `stages` run in the order given."""
+    """ConfigDict for a config file's `get_config`.
+
+    Args:
+      stages: run in the order given.
+      spare: sections that run only where `--config.stages=(...)` names them.
+    """
     shared = {
         "seed": seed,
         "stages": tuple(stages),
@@ -250,7 +256,7 @@ def make_config(
         "evaluation": evaluation,
         "mesh": mesh or MeshConfig(),
     }
-    return configuration.to_config_dict(shared | dict(stages))
+    return configuration.to_config_dict(shared | dict(stages) | dict(spare or {}))
 
 
 def parse_config(config: ml_collections.ConfigDict) -> RunConfig:
