@@ -40,9 +40,9 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
     smoke = mode == "smoke"
     return make_config(
         stages={
-            "warmup": _warmup(steps=4 if smoke else 700),
-            "sft": _sft(steps=8 if smoke else 800),
-            "grpo": _grpo(steps=3 if smoke else 150),
+            "warmup": _warmup(steps=4 if smoke else 200),
+            "sft": _sft(steps=8 if smoke else 1000),
+            "grpo": _grpo(steps=3 if smoke else 250),
         },
         spare={"control": _sft(steps=8 if smoke else 800)},
         model=_model(),
@@ -56,7 +56,7 @@ def _model() -> ModelSource:
     return ModelSource(
         vision=VisionConfig(
             depth=2,
-            hidden_size=width,
+            hidden_size=96,
             intermediate_size=256,
             num_heads=4,
             out_hidden_size=width,
@@ -65,7 +65,7 @@ def _model() -> ModelSource:
         text=TextConfig(
             vocab_size=640,
             hidden_size=width,
-            intermediate_size=256,
+            intermediate_size=352,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
