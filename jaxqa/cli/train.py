@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxqa import configuration
 from jaxqa.cli.errors import run_door
 from jaxqa.errors import UserError
+from jaxqa.train.stop import Stopped, StopRequest
 
 STOPPED_STATUS = 0
 DIVERGED_STATUS = 3
@@ -37,26 +38,26 @@ def train(argv: Sequence[str] | None) -> int:
         raise UserError(
             f"unknown argument {rest[0]!r}; expected --config, --workdir or --config.KEY=VALUE"
         )
-    config = configuration.load_config_file(options.config)
-    for argument in filter(_is_override, arguments):
-        key, equals, value = argument.removeprefix("--config.").partition("=")
-        if not equals:
-            raise UserError(f"{argument}: expected {argument}=VALUE")
-        configuration.apply_override(config, key, value)
-    return _run(config, options.workdir)
+    with StopRequest() as stop:  # from now on: the imports that follow take seconds
+        config = configuration.load_config_file(options.config)
+        for argument in filter(_is_override, arguments):
+            key, equals, value = argument.removeprefix("--config.").partition("=")
+            if not equals:
+                raise UserError(f"{argument}: expected {argument}=VALUE")
+            configuration.apply_override(config, key, value)
+        return _run(config, options.workdir, stop)
 
 
-def _run(config, workdir: Path) -> int:  # noqa: ANN001
+def _run(config, workdir: Path, stop: StopRequest) -> int:  # noqa: ANN001
     # Imported late: a wrong argument is answered before JAX is loaded.
     from jaxqa.stages import config as stages_config
     from jaxqa.stages import run
     from jaxqa.train.loop import TrainingDiverged
-    from jaxqa.train.stop import Stopped
 
     # Orbax writes a traceback to this log for what it also raises, and `run_door` reports.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        run.run(stages_config.parse_config(config), workdir)
+        run.run(stages_config.parse_config(config), workdir, stop=stop)
     except Stopped as stopped:
         print(f"{stopped}; run the same command again to go on", flush=True)
         return STOPPED_STATUS

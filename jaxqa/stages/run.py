@@ -24,16 +24,25 @@ from jaxqa.train.stop import StopRequest
 from jaxqa.typing import Params
 
 
-def run(config: RunConfig, workdir: Path, console: Console | None = None) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    workdir: Path,
+    console: Console | None = None,
+    stop: StopRequest | None = None,
+) -> dict[str, Any]:
     """Do what is left of the run in `workdir` and return its summary.
+
+    Args:
+      console: where to show what is done.
+      stop: looked at between steps; a door enters it, so that signals set it.
 
     Raises:
       UserError: bad data, model, devices or work directory.
       loop.TrainingDiverged: a loss was not finite.
       stop.Stopped: a stop was requested; the same command goes on.
     """
-    console = console or Console()
-    with StopRequest() as stop, open_workdir(workdir, config) as work:
+    console, stop = console or Console(), stop or StopRequest()
+    with open_workdir(workdir, config) as work:
         summary = work.read_summary()
         if not _is_complete(config, work, summary):
             _do_the_rest(config, work, summary, console, stop)
@@ -50,8 +59,10 @@ def _is_complete(config: RunConfig, work: WorkDir, summary: dict[str, Any]) -> b
 def _do_the_rest(
     config: RunConfig, work: WorkDir, summary: dict[str, Any], console: Console, stop: StopRequest
 ) -> None:
+    stop.check("setup")
     begun = time.monotonic()
     setup = set_up(config, work, console)
+    stop.check("setup")
     summary.setdefault("setup_seconds", time.monotonic() - begun)
     done = len(summary["stages"])
     left = config.stages[max(done - 1, 0) :]  # the last finished stage's policy is needed

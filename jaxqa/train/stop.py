@@ -43,7 +43,7 @@ class StopRequest:
         """Raise `Stopped`, saying where."""
         raise Stopped(f"stopped on request in stage {stage} after step {step}")
 
-    def check(self, stage: str) -> None:
-        """Raise `Stopped` between two pieces of work that keep nothing half-done."""
+    def check(self, work: str) -> None:
+        """Raise `Stopped` if asked to; for places where `work` leaves nothing half-done."""
         if self.requested:
-            raise Stopped(f"stopped on request in stage {stage}")
+            raise Stopped(f"stopped on request during {work}")

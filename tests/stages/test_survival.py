@@ -47,8 +47,9 @@ def interrupt(name: str, event: str, pattern: str, count: int = 1) -> tuple[str,
 class Process:
     """The door in a process, and all processes that it starts: they share its session."""
 
-    def __init__(self, command: list[str], folder: Path):
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
+    def __init__(self, command: list[str], folder: Path, xla_flags: str):
+        environment = os.environ | {
+            "XLA_FLAGS": xla_flags,
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -102,8 +103,8 @@ class Process:
 class Bench:
     """Starts runs that share data and compiled programs, and ends what is left of them."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, *, xla_flags: str):
+        self.folder, self._xla_flags = folder, xla_flags
         self.data = tiny_run.write_dataset(folder / "data")
         self._processes: list[Process] = []
 
@@ -113,7 +114,7 @@ class Bench:
 
     def start(self, workdir: Path, *overrides: str, launcher: tuple[str, ...]) -> Process:
         command = [*launcher, *self.arguments(workdir, *overrides)]
-        self._processes.append(Process(command, self.folder))
+        self._processes.append(Process(command, self.folder, self._xla_flags))
         return self._processes[-1]
 
     def finish(self, workdir: Path, *overrides: str, launcher: tuple[str, ...] = LAUNCHER) -> str:
@@ -135,9 +136,10 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Iterator[Bench]:
-    bench = Bench(tmp_path_factory.mktemp("survival"))
-    yield bench
-    bench.close()
+    # Compiling is what takes time; the slow test below has XLA's own level.
+    flags = "--xla_backend_optimization_level=0"
+    with contextlib.closing(Bench(tmp_path_factory.mktemp("runs"), xla_flags=flags)) as bench:
+        yield bench
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +205,10 @@ def assert_same_run(left: Path, right: Path, *stages: str) -> None:
 
 
 def test_a_run_interrupted_where_it_hurts_ends_in_the_same_bits(bench, undisturbed, tmp_path):
+    at = interrupt("SIGTERM", "import", "^jax$")  # before there is anything to save
+    last = bench.finish(tmp_path, *SHORT, launcher=at).splitlines()[-1]
+    assert last == "stopped on request during setup; run the same command again to go on"
+
     at = interrupt("SIGTERM", "os.rename", r"/sft/20\.orbax")  # while it trains on
     last = bench.finish(tmp_path, *SHORT, launcher=at).splitlines()[-1]
     stopped = steps(tmp_path, "sft")[-1]
@@ -274,10 +280,16 @@ def test_a_run_that_diverges_says_where_and_what_is_left(bench, tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
+@pytest.fixture
+def optimised_bench(tmp_path) -> Iterator[Bench]:
+    with contextlib.closing(Bench(tmp_path, xla_flags="")) as bench:
+        yield bench
+
+
 @pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_in_the_same_bits(bench, tmp_path):
+def test_a_run_killed_again_and_again_ends_in_the_same_bits(optimised_bench, tmp_path):
     """All three stages; kills at random file operations and at random times."""
-    whole, run = tmp_path / "whole", tmp_path / "run"
+    bench, whole, run = optimised_bench, tmp_path / "whole", tmp_path / "run"
     printed = bench.finish(whole, launcher=interrupt("SIGKILL", "*", re.escape(str(whole)), 0))
     operations = int(printed.split()[-1])
     begun = time.monotonic()

@@ -1,6 +1,7 @@
 """The loop on a small problem: order, resuming bit for bit, stopping, divergence."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 from jaxqa import sharding
 from jaxqa.errors import UserError
+from jaxqa.train import loop
 from jaxqa.train.checkpoint import Checkpoints
 from jaxqa.train.loop import LoopConfig, TrainingDiverged, train
 from jaxqa.train.state import create_state
@@ -103,29 +105,44 @@ def test_every_step_is_reported_once_and_in_order(tmp_path):
     assert Checkpoints(tmp_path).latest_step() == 7
 
 
+class StopAt(StopRequest):
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left < 0
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
     undisturbed = run(tmp_path / "a")[0]
-
-    class StopAt(StopRequest):
-        def __init__(self, step):
-            super().__init__()
-            self.left = step
-
-        @property
-        def requested(self):
-            self.left -= 1
-            return self.left < 0
-
-        @requested.setter
-        def requested(self, value):
-            pass
-
     seen = []
     with pytest.raises(Stopped, match="stopped on request in stage toy after step 5"):
         run(tmp_path / "b", stop=StopAt(5), seen=seen)
     resumed, _, seen = run(tmp_path / "b", seen=seen)
     assert same(undisturbed, resumed)
     assert [step for step, _ in seen] == list(range(1, 8))
+
+
+def test_seconds_add_up_over_processes(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(Rows):
+        def next(self, params, step):
+            now[0] += 10.0
+            return super().next(params, step)
+
+    with pytest.raises(Stopped):
+        run(tmp_path, source=Slow(), stop=StopAt(5))
+    now[0] += 1000.0  # between the processes
+    assert run(tmp_path, source=Slow())[1] == pytest.approx(7 * 10.0)
 
 
 def test_a_finished_stage_does_nothing(tmp_path):
@@ -173,8 +190,8 @@ def test_signals_become_requests():
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
-        with pytest.raises(Stopped, match="in stage sft"):
-            stop.check("sft")
+        with pytest.raises(Stopped, match="stopped on request during a test"):
+            stop.check("a test")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
