@@ -158,7 +158,7 @@ def _fetch(
             checkpoints.wait()
             last = checkpoints.latest_step()
             kept = (
-                "no checkpoint was saved"
+                "no checkpoint was saved in this stage"
                 if last is None
                 else (f"the last good checkpoint is {checkpoints.directory / str(last)}")
             )
