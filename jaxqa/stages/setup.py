@@ -166,6 +166,7 @@ def _tokenizer_and_architecture(
             bos_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            initializer_range=source.initializer_range,
         )
     return tokenizer, architecture
 
