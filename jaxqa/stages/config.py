@@ -28,7 +28,7 @@ class ModelSource:
     """Where the first stage's model comes from: a directory, or random weights.
 
     Attributes:
-      path: Hugging Face or jaxqa directory, with its tokenizer; excludes the next three.
+      path: Hugging Face or jaxqa directory, with its tokenizer; excludes the next four.
       vision: vision tower of a model from random weights.
       text: text tower of a model from random weights; its tokenizer is trained on the data set's
         rationales with at most `vocab_size` entries.
@@ -51,8 +51,16 @@ class ModelSource:
         scratch = self.vision is not None and self.text is not None
         if (self.path is not None) == scratch or (self.vision is None) != (self.text is None):
             raise ValueError("give either path, or both vision and text")
-        if self.path is not None and self.vision_filters != "random":
-            raise ValueError("vision_filters are for random weights; a model at path has its own")
+        if self.path is not None and (self.vision_filters, self.initializer_range) != (
+            ModelSource.vision_filters,
+            ModelSource.initializer_range,
+        ):
+            raise ValueError(
+                "vision_filters and initializer_range are for random weights, not for a path; "
+                f"leave them at {ModelSource.vision_filters!r} and {ModelSource.initializer_range}"
+            )
+        if self.initializer_range <= 0:
+            raise ValueError(f"initializer_range must be positive, got {self.initializer_range}")
         if self.vision is not None and self.vision.in_channels != 3:
             raise ValueError(f"vision.in_channels is {self.vision.in_channels}; images have 3")
 

@@ -1,0 +1,648 @@
+"""No dead options: changing any field of the demo's config changes what the run does.
+
+Each row of `TABLE` sets one field to another valid value, on the command line as a user would, and
+names a probe: a cheap part of the real run whose outcome must differ. A field without a row fails.
+Fields with a single valid value must be refused with any other; `EXEMPT` says why a field may
+change nothing.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import itertools
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from jaxqa import configuration, sharding
+from jaxqa.data import encoding, scenes
+from jaxqa.errors import UserError
+from jaxqa.models.qwen2_5_vl.inputs import stack_rows
+from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+from jaxqa.rewards.answers import Answers, Targets
+from jaxqa.rewards.registry import REWARDS, RewardTerm, combine
+from jaxqa.sampling import methods
+from jaxqa.sampling.sampler import Rollout, Sampler
+from jaxqa.scoring.scorer import ScoredAnswer, Scorer
+from jaxqa.stages import kinds, run, setup
+from jaxqa.stages.config import STAGE_KINDS, RunConfig, parse_config
+from jaxqa.stages.workdir import WorkDir
+from jaxqa.train.metric_log import RolloutLog
+
+CONFIG = Path(__file__).parents[2] / "configs" / "demo.py"
+
+SMALL = {
+    "data.demo.crop_size": "28",
+    "data.demo.photograph_crops": "6",
+    "data.demo.auxiliary_crops": "0",
+    "data.demo.procedural_crops": "0",
+    "data.demo.validation_crops": "1",
+    "data.demo.test_crops": "2",
+    "data.demo.train_distortions": "4",
+    "evaluation.batch_size": "4",
+    "evaluation.limit": "6",
+    "model.vision.hidden_size": "16",
+    "model.vision.intermediate_size": "16",
+    "model.vision.num_heads": "2",
+    "model.vision.out_hidden_size": "16",
+    "model.text.hidden_size": "16",
+    "model.text.intermediate_size": "16",
+    "model.text.num_attention_heads": "2",
+    "model.text.num_key_value_heads": "1",
+    "model.text.mrope_section": "(1,1,2)",
+    "warmup.steps": "6",
+    "sft.steps": "6",
+    "grpo.steps": "6",
+    "warmup.batch_size": "4",
+    "sft.batch_size": "4",
+    "grpo.batch_size": "4",
+    "grpo.sampling.num_samples": "4",
+}
+"""The demo, small enough for a few hundred probes."""
+
+
+# The parts of a run that probes share.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeModel(Qwen2_5_VL):
+    """One table is all of its parameters: what is around the model traces in no time."""
+
+    def image_features(self, params, prompts):
+        rows, windows, patches = prompts.patch_mask.shape
+        return jnp.broadcast_to(params["kernel"][:1], (rows, windows * patches // 4, 16))
+
+    def group_hidden(self, params, prompts, completion_ids):
+        return params["kernel"][completion_ids]
+
+    def head(self, params):
+        return params["kernel"]
+
+
+ANSWERS = (
+    "<think> sharp </think><answer> 3.00 </answer>",
+    "<think> mild blur </think><answer> 4.50 </answer>",
+    "I cannot say.",
+    "<answer> 2.00 </answer>",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeSampler(Sampler):
+    """Gives fixed answers; what it says of their probability is drawn by the real `choose`."""
+
+    tokenizer = None  # set by the fixture: fields would change the constructor
+
+    def __call__(self, params, prompts, keys):
+        (rows, group), length = keys.shape, self.config.max_new_tokens
+        rng = np.random.default_rng(0)
+        logits = jnp.asarray(rng.standard_normal((rows, group, 50), np.float32))
+        uniforms = jnp.asarray(rng.random((rows, group, 2), np.float32))
+        tokens, log_probs, entropies = methods.choose(logits, uniforms, self.config)
+        drawn = (log_probs + 0.01 * tokens.astype(jnp.float32))[..., None]
+        ids = np.full((rows, group, length), self.pad_token_id, np.int32)
+        mask = np.zeros((rows, group, length), bool)
+        for row, column in np.ndindex(rows, group):
+            text = type(self).tokenizer.encode(ANSWERS[(row + column) % len(ANSWERS)])[:length]
+            ids[row, column, : len(text)] = text
+            mask[row, column, : len(text)] = True
+        lengths = mask.sum(-1, dtype=np.int32)
+        return Rollout(
+            token_ids=jnp.asarray(ids),
+            mask=jnp.asarray(mask),
+            log_probs=jnp.where(mask, drawn, 0.0),
+            entropies=jnp.where(mask, entropies[..., None], 0.0),
+            length=jnp.asarray(lengths),
+            num_steps=jnp.int32(lengths.max()),
+        )
+
+
+def make_config(changes: dict[str, str]) -> RunConfig:
+    config = configuration.load_config_file(f"{CONFIG}:smoke")
+    for key, text in (SMALL | World.data | changes).items():
+        configuration.apply_override(config, key, text)
+    return parse_config(config)
+
+
+class World:
+    """Shared by the probes; filled by the fixture."""
+
+    folder: Path
+    data: dict[str, str]
+    setup: setup.Setup
+    counter = itertools.count()
+
+
+def new_folder() -> Path:
+    return World.folder / str(next(World.counter))
+
+
+def set_up(config: RunConfig) -> setup.Setup:
+    return setup.set_up(config, WorkDir(new_folder()), Console(quiet=True))
+
+
+def around_the_model(config: RunConfig) -> setup.Setup:
+    """The usual set-up with this config and the fake model, for what follows the set-up."""
+    model = FakeModel(config=World.setup.model.config)
+    return dataclasses.replace(World.setup, config=config, model=model)
+
+
+def photographs(folder: Path, count: int) -> list[scenes.Scene]:
+    """Scenes of noise with edges."""
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        coarse = rng.integers(0, 256, (12, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(coarse).save(folder / f"scene{number}.png")
+        found.append(
+            scenes.Scene(
+                name=f"scene{number}",
+                path=folder / f"scene{number}.png",
+                kind="auxiliary" if number == 0 else "photograph",
+                source="noise",
+                licence="none",
+            )
+        )
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fake photographs, the demo data made from them, a set-up, a quicker tokenizer."""
+    World.folder = tmp_path_factory.mktemp("options")
+    found = photographs(tmp_path_factory.mktemp("scenes"), 10)
+    known: dict[Any, Any] = {}
+
+    def build_once(corpus, vocab_size, build=setup.build_demo_tokenizer):
+        key = (tuple(corpus), vocab_size)
+        if key not in known:
+            known[key] = build(key[0], vocab_size)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "packaged_scenes", lambda: found[:-1])
+        patch.setattr(scenes, "wallpaper_scenes", lambda: found[-1:])
+        patch.setattr(setup, "build_demo_tokenizer", build_once)
+        World.data = {"data.root": str(World.folder / "data")}
+        World.setup = set_up(make_config({}))
+        patch.setattr(FakeSampler, "tokenizer", World.setup.tokenizer)
+        yield
+    outcome_of.cache_clear()
+    some_stage.cache_clear()
+
+
+def digest(tree: Any) -> str:
+    """Hash of a tree's structure and of its arrays' shapes, types and bytes."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = [str(structure)]
+    for leaf in leaves:
+        array = np.asarray(leaf)
+        parts.append(f"{array.shape}{array.dtype}{hashlib.sha1(array.tobytes()).hexdigest()}")
+    return hashlib.sha1("".join(parts).encode()).hexdigest()
+
+
+# Probes: (config, name of the stage or None) -> outcome.
+
+
+def demo_files(config: RunConfig, stage: str | None) -> Any:
+    """The demo data, made anew."""
+    folder = new_folder()
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(folder)))
+    setup.prepare_data(config, WorkDir(new_folder()), Console(quiet=True))
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".png", ".csv")]
+    return [(str(path.relative_to(folder)), path.read_bytes()) for path in files]
+
+
+def data_folder(config: RunConfig, stage: str | None) -> Any:
+    root = str(World.folder / str(config.data.root))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    return setup.prepare_data(config, WorkDir(new_folder()), Console(quiet=True))
+
+
+def first_batches(config: RunConfig, stage: str | None, made: setup.Setup | None = None) -> Any:
+    """What a stage's loader gives: content, shapes, rows."""
+    made = made or around_the_model(config)
+    loader = kinds.make_loader(made, stage, config.sections[stage])
+    batches = [next(loader) for _ in range(2)]
+    loader.close()
+    return type(batches[0]), digest(batches)
+
+
+def first_batches_anew(config: RunConfig, stage: str | None) -> Any:
+    return first_batches(config, "sft", set_up(config))
+
+
+def loader_config(config: RunConfig, stage: str | None) -> Any:
+    """How batches are made, which must not change them: as handed to the loader."""
+    given, real = [], kinds.train_loader
+
+    def train_loader(*examples, config, **rest):
+        given.append(config)
+        return real(*examples, config=config, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinds, "train_loader", train_loader)
+        kinds.make_loader(around_the_model(config), "sft", config.sections["sft"])
+    return given
+
+
+def placement(config: RunConfig, stage: str | None) -> Any:
+    """Where parameters and rows of a batch go."""
+    made = set_up(config)
+    abstract = made.model.abstract_params()
+    places = sharding.tree_shardings(abstract, sharding.QWEN2_5_VL_RULES, made.mesh)
+    return str(places), str(sharding.shard_rows(np.zeros((8, 1)), made.mesh).sharding)
+
+
+def starting_point(config: RunConfig, stage: str | None) -> Any:
+    return digest(set_up(config).initial_params())
+
+
+def abstract_model(config: RunConfig) -> tuple[Qwen2_5_VL, Any, Any]:
+    made = set_up(config)
+    row = encoding.build_prompt_row(made.train[0], made.template, made.encoder)
+    prompts = stack_rows([row], prompt_length=row.length, num_windows=row.num_windows)
+    return made.model, made.model.abstract_params(), prompts
+
+
+def parameters(config: RunConfig, stage: str | None) -> Any:
+    """Shapes of the model's parameters and of its prompts."""
+    _, params, prompts = abstract_model(config)
+    return [
+        (jax.tree_util.keystr(path), leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path((params, prompts))
+    ]
+
+
+def forward(config: RunConfig, stage: str | None) -> Any:
+    """The model's computation on a prompt, constants included."""
+    model, params, prompts = abstract_model(config)
+    return jax.jit(model.prompt_hidden).lower(params, prompts).as_text()
+
+
+def backward(config: RunConfig, stage: str | None) -> Any:
+    model, params, prompts = abstract_model(config)
+    gradient = jax.grad(lambda *inputs: model.prompt_hidden(*inputs).sum())
+    return str(jax.make_jaxpr(gradient)(params, prompts))
+
+
+def prepare(config: RunConfig, name: str) -> kinds.Prepared:
+    """The real `kinds.prepare` around fakes of the model and of the sampler."""
+    made = around_the_model(config)
+    table = np.random.default_rng(0).standard_normal((640, 16), np.float32)
+    params = {"kernel": jax.device_put(table, sharding.replicated(made.mesh))}
+    section = config.sections[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinds, "Sampler", FakeSampler)
+        patch.setattr(kinds, "_reference", lambda *_: lambda prompts, ids: jnp.zeros(ids.shape))
+        return kinds.prepare(
+            made,
+            name,
+            section,
+            params,
+            loader=kinds.make_loader(made, name, section),
+            rollouts=RolloutLog(new_folder()),
+        )
+
+
+def training_step(config: RunConfig, stage: str | None) -> Any:
+    """The computation of one training step."""
+    prepared = prepare(config, stage)
+    batch, _ = prepared.source.next(prepared.state.params, 0)
+    prepared.source.close()
+    return str(jax.make_jaxpr(prepared.update)(prepared.state, batch))
+
+
+def rollout(config: RunConfig, stage: str | None) -> Any:
+    """Rewards, advantages and all else that becomes of fixed answers."""
+    prepared = prepare(config, stage)
+    batch, metrics = prepared.source.next(prepared.state.params, 0)
+    prepared.source.close()
+    return digest(batch), metrics
+
+
+def updates(config: RunConfig, stage: str | None) -> Any:
+    """What the stage's own optimizer makes of fixed gradients, large and small."""
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = kinds.make_optimizer
+        patch.setattr(kinds, "make_optimizer", lambda *args: made.append(real(*args)) or made[0])
+        prepare(config, stage).source.close()
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    state, seen = made[0].init(params), []
+    with jax.numpy_dtype_promotion("standard"):
+        for step in range(config.sections[stage].steps):
+            size = 3.0 if step % 2 else 0.1
+            gradients = jax.tree.map(lambda leaf, size=size: size * leaf, params)
+            change, state = made[0].update(gradients, state, params)
+            params = optax.apply_updates(params, change)
+            seen.append(jax.device_get(params))
+    return digest(seen)
+
+
+@functools.cache
+def some_stage() -> kinds.Prepared:
+    return prepare(World.setup.config, "sft")
+
+
+class FakeCheckpoints:
+    """Keeps nothing."""
+
+    def __init__(self, directory):
+        self.latest_step = lambda: None
+        self.close = lambda: None
+
+
+def course(config: RunConfig, stage: str | None) -> Any:
+    """What the run does in which order; training, testing and the end are only written down."""
+    events: list[Any] = []
+    made = some_stage()
+
+    def train(config, *parts, **more):
+        events.append(config)
+        return parts[0], 1.0
+
+    def score(self, params, examples):
+        events.append([example.example_id for example in examples])
+        loader = self._loader(examples)
+        events.extend([digest(next(loader)), self._sampler().config, self.num_workers])
+        loader.close()
+        yield ScoredAnswer(example=examples[0], text="", score=None, error="none")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "Checkpoints", FakeCheckpoints)
+        patch.setattr(run.loop, "train", train)
+        patch.setattr(run.kinds, "prepare", lambda *_, **__: made)
+        patch.setattr(run.kinds, "policy_params", lambda stage, params: {})
+        patch.setattr(setup.Setup, "initial_params", lambda self: {})
+        patch.setattr(Scorer, "score", score)
+        patch.setattr(run, "_finish", lambda *_: None)
+        run.run(config, new_folder(), Console(quiet=True))
+    return events
+
+
+# The table.
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Another value of a field, and where it shows.
+
+    Attributes:
+      value: as on the command line.
+      probe: its outcome must differ.
+      also: fields that must change with this one to be valid.
+      refused: the only right outcome is a UserError like this.
+    """
+
+    value: str
+    probe: Callable[[RunConfig, str | None], Any] | None = None
+    also: dict[str, str] = dataclasses.field(default_factory=dict)
+    refused: str = ""
+
+
+TABLE: dict[str, Change] = {
+    "seed": Change("5", course),
+    "stages": Change("('sft','grpo')", course),
+    "model.path": Change(
+        "/nowhere",
+        starting_point,
+        {
+            "model.vision": "None",
+            "model.text": "None",
+            "model.vision_filters": "random",
+            "model.initializer_range": "0.02",
+        },
+        refused="model directory /nowhere does not exist",
+    ),
+    "model.vision_filters": Change("random", starting_point),
+    "model.initializer_range": Change("0.1", starting_point),
+    "model.compute_dtype": Change("bfloat16", forward),
+    "model.remat": Change("full", backward),
+    "model.vision.depth": Change("3", parameters),
+    "model.vision.hidden_size": Change("24", parameters),
+    "model.vision.intermediate_size": Change("24", parameters),
+    "model.vision.num_heads": Change("1", forward),
+    "model.vision.out_hidden_size": Change(
+        "32", parameters, {"model.text.hidden_size": "32", "model.text.mrope_section": "(2,3,3)"}
+    ),
+    "model.vision.fullatt_block_indexes": Change("(0,)", forward),
+    "model.vision.patch_size": Change("28", parameters),
+    "model.vision.temporal_patch_size": Change("1", parameters),
+    "model.vision.spatial_merge_size": Change("1", parameters),
+    "model.vision.window_size": Change("56", parameters),
+    "model.vision.in_channels": Change(
+        "1",
+        also={"model.vision.image_mean": "(0.5,)", "model.vision.image_std": "(0.5,)"},
+        refused="vision.in_channels is 1; images have 3",
+    ),
+    "model.vision.image_mean": Change("(0.4,0.5,0.6)", forward),
+    "model.vision.image_std": Change("(0.4,0.5,0.6)", forward),
+    "model.text.vocab_size": Change("320", parameters),
+    "model.text.hidden_size": Change(
+        "32",
+        parameters,
+        {"model.vision.out_hidden_size": "32", "model.text.mrope_section": "(2,3,3)"},
+    ),
+    "model.text.intermediate_size": Change("24", parameters),
+    "model.text.num_hidden_layers": Change("3", parameters),
+    "model.text.num_attention_heads": Change("1", forward, {"model.text.mrope_section": "(2,3,3)"}),
+    "model.text.num_key_value_heads": Change("2", parameters),
+    "model.text.mrope_section": Change("(2,1,1)", forward),
+    "model.text.tie_word_embeddings": Change("False", parameters),
+    "model.text.rms_norm_eps": Change("1e-3", forward),
+    "model.text.rope_theta": Change("100.0", forward),
+    "model.text.max_position_embeddings": Change(
+        "90", course, refused="more than the 90 positions of the model"
+    ),
+    "data.dataset": Change("kadid10k", refused="demo makes the data set 'jaxqa_demo'"),
+    "data.root": Change("elsewhere", data_folder),
+    "data.split": Change("qalign", first_batches_anew, refused="unknown split 'qalign/train'"),
+    "data.template": Change(
+        "q_insight",
+        first_batches_anew,
+        {"data.buckets.prompt_lengths": "(400,)", "data.buckets.completion_lengths": "(60,)"},
+    ),
+    "data.images.min_pixels": Change("784", first_batches_anew),
+    "data.images.max_pixels": Change("784", first_batches_anew, {"data.images.min_pixels": "784"}),
+    "data.buckets.prompt_lengths": Change("(80,)", first_batches_anew),
+    "data.buckets.window_counts": Change("(2,)", first_batches_anew),
+    "data.buckets.completion_lengths": Change("(36,40)", first_batches_anew),
+    "data.workers": Change("2", loader_config),
+    "data.cache_mb": Change("7", loader_config),
+    "data.demo_seed": Change("3", demo_files),
+    "data.demo.crop_size": Change("56", demo_files),
+    "data.demo.fold": Change("1", demo_files),
+    "data.demo.num_folds": Change("3", demo_files),
+    "data.demo.num_validation": Change("2", demo_files),
+    "data.demo.photograph_crops": Change("7", demo_files),
+    "data.demo.auxiliary_crops": Change("1", demo_files),
+    "data.demo.procedural_crops": Change("1", demo_files),
+    "data.demo.validation_crops": Change("2", demo_files),
+    "data.demo.test_crops": Change("5", demo_files),
+    "data.demo.train_distortions": Change("5", demo_files),
+    "data.demo.wallpapers": Change("False", demo_files),
+    "evaluation.part": Change("validation", course),
+    "evaluation.batch_size": Change("3", course),
+    "evaluation.max_new_tokens": Change("9", course),
+    "evaluation.limit": Change("0", course),
+    "mesh.data": Change("2", placement),
+    "mesh.fsdp": Change("2", placement),
+    "mesh.tensor": Change("2", placement),
+    "stage.steps": Change("7", course),
+    "stage.batch_size": Change("6", first_batches),
+    "stage.save_every": Change("3", course),
+    "stage.micro_batches": Change("2", training_step),
+    "stage.evaluate": Change("False", course),
+    "stage.label_fraction": Change("0.5", first_batches),
+    "stage.optimizer.learning_rate": Change("3e-3", updates),
+    "stage.optimizer.schedule": Change("linear", updates),
+    "stage.optimizer.warmup_fraction": Change("0.5", updates),
+    "stage.optimizer.end_fraction": Change("0.5", updates),
+    "stage.optimizer.beta1": Change("0.5", updates),
+    "stage.optimizer.beta2": Change("0.5", updates),
+    "stage.optimizer.epsilon": Change("0.01", updates),
+    "stage.optimizer.weight_decay": Change("0.5", updates),
+    "stage.optimizer.clip_norm": Change("0.5", updates),
+    "stage.rewards.term.weight": Change("3.0", rollout),
+    "stage.rewards.term.name": Change("threshold", refused="takes the options|under its own name"),
+    "stage.objective.clip_low": Change("0.3", training_step),
+    "stage.objective.clip_high": Change("0.3", training_step),
+    "stage.objective.beta": Change("0.3", training_step),
+    "stage.objective.aggregation": Change("token_mean", rollout),
+    "stage.advantages.scale": Change("none", rollout),
+    "stage.advantages.epsilon": Change("0.1", rollout),
+    "stage.sampling.num_samples": Change("3", rollout),
+    "stage.sampling.max_new_tokens": Change("8", rollout),
+    "stage.sampling.temperature": Change("0.5", rollout),
+    "stage.sampling.top_k": Change("2", rollout),
+    "stage.sampling.top_p": Change("0.5", rollout),
+    "stage.sampling.min_p": Change("0.5", rollout),
+    "stage.updates_per_rollout": Change("2", training_step),
+    "warmup.evaluate": Change("True", refused="config.warmup.evaluate: got True; expected one of"),
+    "warmup.kind": Change("sft", first_batches),
+    "sft.kind": Change("warmup", first_batches, {"sft.evaluate": "False"}),
+    "grpo.kind": Change("sft", refused="config.grpo: unknown key 'advantages', 'objective'"),
+    # What the trainer computes log-probabilities with, beside the sampler.
+    "grpo.sampling.temperature": Change("0.5", training_step),
+}
+"""By path; `stage` and `term` stand for any section's and any reward's name. Full paths win."""
+
+EXEMPT: dict[str, str] = {}
+"""By path: why changing the field may change nothing. None may, so far."""
+
+
+def places(value: Any, path: str = "", row: str = "") -> Iterator[tuple[str, str, type]]:
+    """(path, row of the table, dataclass it belongs to) of every field under a dataclass."""
+    for field in dataclasses.fields(value):
+        item, at, row_at = getattr(value, field.name), path + field.name, row + field.name
+        if field.name == "sections":
+            for name in value.stages:
+                yield from places(item[name], f"{name}.", "stage.")
+        elif field.name == "rewards":
+            for name, term in item.items():
+                yield from places(term, f"{at}.{name}.", f"{row_at}.term.")
+        elif dataclasses.is_dataclass(item):
+            yield from places(item, f"{at}.", f"{row_at}.")
+        elif field.name != "options":  # see test_every_option_of_every_reward
+            yield at, row_at, type(value)
+
+
+def demo_places() -> list[tuple[str, str, type]]:
+    return list(places(parse_config(configuration.load_config_file(f"{CONFIG}:smoke"))))
+
+
+def row_of(path: str, row: str) -> str | None:
+    found = (name for name in (path, row) if name in TABLE or name in EXEMPT)
+    return next(found, None)
+
+
+@functools.cache
+def outcome_of(probe: Callable, stage: str | None) -> Any:
+    """The demo's own, to be compared with."""
+    return probe(make_config({}), stage)
+
+
+CASES = [(path, row_of(path, row)) for path, row, _ in demo_places()]
+
+
+@pytest.mark.parametrize(("path", "row"), [case for case in CASES if case[1] in TABLE])
+def test_an_option_changes_the_run(path, row):
+    change = TABLE[row]
+    stage = path.split(".")[0] if path.split(".")[0] in STAGE_KINDS else None
+    changes = change.also | {path: change.value}
+    if change.refused:
+        with pytest.raises(UserError, match=change.refused):
+            config = make_config(changes)
+            if change.probe is not None:
+                change.probe(config, stage)
+    else:
+        assert change.probe(make_config(changes), stage) != outcome_of(change.probe, stage)
+
+
+def test_every_field_has_a_row_and_every_row_a_field():
+    assert [path for path, row in CASES if row is None] == []
+    used = {name for path, row, _ in demo_places() for name in (path, row)}
+    assert (TABLE.keys() | EXEMPT.keys()) - used == set()
+    assert not TABLE.keys() & EXEMPT.keys()
+
+
+def test_the_demo_has_every_section_there_is():
+    found = {owner for *_, owner in demo_places()} | {RunConfig}
+    assert found == set(dataclasses_in(RunConfig)) | set(
+        itertools.chain.from_iterable(map(dataclasses_in, STAGE_KINDS.values()))
+    )
+
+
+def dataclasses_in(kind: Any) -> Iterator[type]:
+    """The dataclasses that a type hint speaks of, however deep."""
+    if dataclasses.is_dataclass(kind):
+        yield typing.cast(type, kind)
+        for hint in typing.get_type_hints(kind).values():
+            yield from dataclasses_in(hint)
+    for argument in typing.get_args(kind):
+        yield from dataclasses_in(argument)
+
+
+REWARD_OPTIONS = {
+    "format.score_required": (True, False),
+    "gaussian.sigma": (0.5, 0.8),
+    "threshold.tolerance": (0.2, 1.2),
+}
+
+
+def test_every_option_of_every_reward():
+    answers = Answers(
+        score=np.array([[3.0, 4.0, 0.0]], np.float32),
+        valid=np.array([[True, True, False]]),
+        format_ok=np.array([[True, False, True]]),
+        word_count=np.array([[5, 5, 5]], np.int32),
+    )
+    targets = Targets(score=np.array([3.5], np.float32), pool=np.zeros(1, np.int32))
+    for name, function in REWARDS.items():
+        for option, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                totals = [
+                    np.asarray(
+                        combine(
+                            (RewardTerm(name=name, options={option: value}),), answers, targets
+                        )[0]
+                    )
+                    for value in REWARD_OPTIONS[f"{name}.{option}"]
+                ]
+                assert (totals[0] != totals[1]).any(), f"{name}.{option}"
+
+
+def test_reward_options_reach_the_rollout():
+    changed = make_config({"grpo.rewards.gaussian.options.sigma": "0.1"})
+    assert rollout(changed, "grpo") != outcome_of(rollout, "grpo")
