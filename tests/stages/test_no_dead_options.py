@@ -32,6 +32,7 @@ from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.rewards.answers import Answers, Targets
 from jaxqa.rewards.registry import REWARDS, RewardTerm, combine
 from jaxqa.sampling import methods
+from jaxqa.sampling.keys import token_uniforms
 from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
 from jaxqa.stages import kinds, run, setup
@@ -107,7 +108,7 @@ class FakeSampler(Sampler):
         (rows, group), length = keys.shape, self.config.max_new_tokens
         rng = np.random.default_rng(0)
         logits = jnp.asarray(rng.standard_normal((rows, group, 50), np.float32))
-        uniforms = jnp.asarray(rng.random((rows, group, 2), np.float32))
+        uniforms = token_uniforms(keys, 1)[:, :, 0]
         tokens, log_probs, entropies = methods.choose(logits, uniforms, self.config)
         drawn = (log_probs + 0.01 * tokens.astype(jnp.float32))[..., None]
         ids = np.full((rows, group, length), self.pad_token_id, np.int32)
@@ -533,8 +534,6 @@ TABLE: dict[str, Change] = {
     "warmup.kind": Change("sft", first_batches),
     "sft.kind": Change("warmup", first_batches, {"sft.evaluate": "False"}),
     "grpo.kind": Change("sft", refused="config.grpo: unknown key 'advantages', 'objective'"),
-    # What the trainer computes log-probabilities with, beside the sampler.
-    "grpo.sampling.temperature": Change("0.5", training_step),
 }
 """By path; `stage` and `term` stand for any section's and any reward's name. Full paths win."""
 
@@ -590,6 +589,24 @@ def test_an_option_changes_the_run(path, row):
         assert change.probe(make_config(changes), stage) != outcome_of(change.probe, stage)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "probe", "stage"),
+    [
+        ("seed", "5", starting_point, None),
+        ("seed", "5", first_batches, "sft"),
+        ("seed", "5", rollout, "grpo"),
+        ("grpo.sampling.temperature", "0.5", training_step, "grpo"),
+        ("grpo.updates_per_rollout", "2", updates, "grpo"),
+        ("warmup.steps", "7", training_step, "warmup"),  # the schedule ends with the stage
+        ("sft.steps", "7", training_step, "sft"),
+        ("grpo.steps", "7", training_step, "grpo"),
+        ("grpo.rewards.gaussian.options.sigma", "0.1", rollout, "grpo"),
+    ],
+)
+def test_an_option_reaches_every_place_that_needs_it(path, value, probe, stage):
+    assert probe(make_config({path: value}), stage) != outcome_of(probe, stage)
+
+
 def test_every_field_has_a_row_and_every_row_a_field():
     assert [path for path, row in CASES if row is None] == []
     used = {name for path, row, _ in demo_places() for name in (path, row)}
@@ -641,8 +658,3 @@ def test_every_option_of_every_reward():
                     for value in REWARD_OPTIONS[f"{name}.{option}"]
                 ]
                 assert (totals[0] != totals[1]).any(), f"{name}.{option}"
-
-
-def test_reward_options_reach_the_rollout():
-    changed = make_config({"grpo.rewards.gaussian.options.sigma": "0.1"})
-    assert rollout(changed, "grpo") != outcome_of(rollout, "grpo")
