@@ -5,6 +5,7 @@ checkpoints and in the export, the same lines in every file, and no process left
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -75,19 +76,24 @@ class Process:
             self.most_members = max(self.most_members, len(self._members()))
             time.sleep(0.05)
         self.popen.kill()
-        status = self.popen.wait()
-        deadline = time.monotonic() + ORPHAN_SECONDS
-        while members := self._members():
-            assert time.monotonic() < deadline, f"orphans {members}:\n{self.output()}"
-            time.sleep(0.05)
+        status, members = self.popen.wait(), self._rest()
+        assert not members, f"orphans {members}:\n{self.output()}"
         return status
 
     def end(self) -> None:
-        """Kill what is left of the session."""
-        for member in self._members():
+        """Kill the process, and what does not end with it."""
+        self.popen.kill()
+        self.popen.wait()
+        for member in self._rest():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
-        self.popen.wait()
+
+    def _rest(self) -> list[int]:
+        """What lives of the session when the others have had time to end."""
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while (members := self._members()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return members
 
     def _members(self) -> list[int]:
         """Living processes of the session."""
@@ -289,22 +295,28 @@ def optimised_bench(tmp_path) -> Iterator[Bench]:
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(optimised_bench, tmp_path):
     """All three stages; kills at random file operations and at random times."""
-    bench, whole, run = optimised_bench, tmp_path / "whole", tmp_path / "run"
+    bench, whole = optimised_bench, tmp_path / "whole"
     printed = bench.finish(whole, launcher=interrupt("SIGKILL", "*", re.escape(str(whole)), 0))
     operations = int(printed.split()[-1])
     begun = time.monotonic()
     bench.finish(tmp_path / "again")  # as long as a run takes when all is compiled
     duration = time.monotonic() - begun
     rng = random.Random(int(os.environ.get("SURVIVAL_SEED", "0")))
-    kills = 0
-    for _ in range(8):
-        count = rng.randrange(1, operations // 4)
-        at = interrupt("SIGKILL", "*", re.escape(str(run)), count)
-        for launcher, seconds in ((at, PATIENCE_SECONDS), (LAUNCHER, rng.uniform(0, duration / 2))):
-            process = bench.start(run, launcher=launcher)
-            status = process.wait(seconds)
-            assert status in (0, -signal.SIGKILL), process.output()
-            kills += status != 0
-    assert kills >= 10
+    kills, finished, runs = 0, [], (tmp_path / f"run{number}" for number in itertools.count())
+    run = next(runs)
+    while kills < 12:
+        launcher, seconds = LAUNCHER, rng.uniform(0, duration / 2)
+        if kills % 2:
+            count = rng.randrange(1, operations // 4)
+            launcher = interrupt("SIGKILL", "*", re.escape(str(run)), count)
+            seconds = PATIENCE_SECONDS
+        process = bench.start(run, launcher=launcher)
+        status = process.wait(seconds)
+        assert status in (0, -signal.SIGKILL), process.output()
+        kills += status != 0
+        if status == 0:  # it came to its end before the moment
+            finished.append(run)
+            run = next(runs)
     bench.finish(run)
-    assert_same_run(whole, run, "warmup", "sft", "grpo")
+    for other in (*finished, run):
+        assert_same_run(whole, other, "warmup", "sft", "grpo")
