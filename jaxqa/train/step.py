@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxqa.train.optimizer import global_norm
 from jaxqa.train.state import TrainState
 from jaxqa.typing import Params
 
@@ -38,7 +39,7 @@ def make_update(
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts
             steps, opt_state = optimizer.update(grads, state.opt_state, state.params)
             shown = {
-                "grad_norm": optax.tree.norm(grads),
+                "grad_norm": global_norm(grads),
                 "learning_rate": learning_rate(state.step),
             }
         state = replace(

@@ -6,7 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxqa.train.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
+from jaxqa.train.optimizer import (
+    OptimizerConfig,
+    clip_by_global_norm,
+    global_norm,
+    learning_rate_schedule,
+    make_optimizer,
+)
 
 
 def rates(config, steps):
@@ -78,3 +84,20 @@ def test_clipping_scales_the_whole_gradient():
 def test_impossible_options_are_refused(bad):
     with pytest.raises(ValueError, match="must"):
         OptimizerConfig(**bad)
+
+
+def test_norm_and_clip_equal_optax():
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, 5, 7), "b": (11,), "c": (2, 1)}
+    tree = {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()
+    }
+    truth = np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in tree.values()))
+    np.testing.assert_allclose(global_norm(tree), truth, rtol=1e-6)
+    for max_norm in (0.5 * truth, 2.0 * truth):
+        ours, theirs = (
+            clip(max_norm).update(tree, optax.EmptyState())[0]
+            for clip in (clip_by_global_norm, optax.clip_by_global_norm)
+        )
+        for name in tree:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
