@@ -22,15 +22,9 @@ from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
 from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
-from jaxqa.stages.config import (
-    DataConfig,
-    EvaluationConfig,
-    GrpoStage,
-    ModelSource,
-    SftStage,
-    WarmupStage,
-    make_config,
-)
+from jaxqa.stages.config import make_config
+from jaxqa.stages.sections import GrpoStage, SftStage, WarmupStage
+from jaxqa.stages.sources import DataConfig, EvaluationConfig, ModelSource
 from jaxqa.train.optimizer import OptimizerConfig
 
 MODES = ("full", "smoke")

@@ -14,7 +14,8 @@ from jaxqa.evaluation import evaluator, report, terminal
 from jaxqa.models.qwen2_5_vl import weights
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
 from jaxqa.stages import kinds, progress
-from jaxqa.stages.config import RunConfig, StageConfig
+from jaxqa.stages.config import RunConfig
+from jaxqa.stages.sections import StageConfig
 from jaxqa.stages.setup import Setup, set_up
 from jaxqa.stages.workdir import WorkDir, open_workdir
 from jaxqa.train import loop

@@ -22,7 +22,8 @@ from jaxqa.models.qwen2_5_vl import hf_config, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.objectives.patch_filters import constant_channels, patch_filters
-from jaxqa.stages.config import DataConfig, ModelSource, RunConfig
+from jaxqa.stages.config import RunConfig
+from jaxqa.stages.sources import DataConfig, ModelSource
 from jaxqa.stages.workdir import WorkDir
 from jaxqa.typing import Params
 

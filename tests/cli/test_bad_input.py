@@ -132,7 +132,10 @@ def test_a_bad_option(capsys, data, tmp_path, flag, message):
     assert not list(tmp_path.iterdir())
 
 
-IMPORTS = "from jaxqa.stages.config import SftStage, WarmupStage, make_config\n"
+IMPORTS = (
+    "from jaxqa.stages.config import make_config\n"
+    "from jaxqa.stages.sections import SftStage, WarmupStage\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -181,9 +184,9 @@ def launch(*flags: object) -> str:
 def test_the_launcher_explains_wrong_fields_of_a_config_file(tmp_path):
     # As a process of its own: the tests' type checker would be faster than the program.
     for call, message in {
-        "SftStage(steps='many', batch_size=2)": "line 3: SftStage.steps: got 'many' (str); expec",
-        "SftStage(stepz=3, batch_size=2)": "line 3: SftStage: unknown key 'stepz'; valid keys: st",
-        "make_config(sead=0)": "line 3: make_config: unknown key 'sead'; valid keys: stages, mo",
+        "SftStage(steps='many', batch_size=2)": "line 4: SftStage.steps: got 'many' (str); expec",
+        "SftStage(stepz=3, batch_size=2)": "line 4: SftStage: unknown key 'stepz'; valid keys: st",
+        "make_config(sead=0)": "line 4: make_config: unknown key 'sead'; valid keys: stages, mo",
     }.items():
         (tmp_path / "c.py").write_text(f"{IMPORTS}def get_config(mode):\n    return {call}\n")
         assert message in launch(f"--config={tmp_path / 'c.py'}", f"--workdir={tmp_path / 'w'}")

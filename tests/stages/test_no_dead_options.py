@@ -35,8 +35,10 @@ from jaxqa.sampling import methods
 from jaxqa.sampling.keys import token_uniforms
 from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
-from jaxqa.stages import kinds, run, setup
-from jaxqa.stages.config import STAGE_KINDS, RunConfig, parse_config
+from jaxqa.stages import grpo, kinds, run, setup
+from jaxqa.stages.config import RunConfig, parse_config
+from jaxqa.stages.prepared import Prepared
+from jaxqa.stages.sections import STAGE_KINDS
 from jaxqa.stages.workdir import WorkDir
 from jaxqa.train.metric_log import RolloutLog
 
@@ -297,15 +299,15 @@ def backward(config: RunConfig, stage: str | None) -> Any:
     return str(jax.make_jaxpr(gradient)(params, prompts))
 
 
-def prepare(config: RunConfig, name: str) -> kinds.Prepared:
+def prepare(config: RunConfig, name: str) -> Prepared:
     """The real `kinds.prepare` around fakes of the model and of the sampler."""
     made = around_the_model(config)
     table = np.random.default_rng(0).standard_normal((640, 16), np.float32)
     params = {"kernel": jax.device_put(table, sharding.replicated(made.mesh))}
     section = config.sections[name]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kinds, "Sampler", FakeSampler)
-        patch.setattr(kinds, "_reference", lambda *_: lambda prompts, ids: jnp.zeros(ids.shape))
+        patch.setattr(grpo, "Sampler", FakeSampler)
+        patch.setattr(grpo, "_reference", lambda *_: lambda prompts, ids: jnp.zeros(ids.shape))
         return kinds.prepare(
             made,
             name,
@@ -337,7 +339,8 @@ def updates(config: RunConfig, stage: str | None) -> Any:
     made = []
     with pytest.MonkeyPatch.context() as patch:
         real = kinds.make_optimizer
-        patch.setattr(kinds, "make_optimizer", lambda *args: made.append(real(*args)) or made[0])
+        for module in (kinds, grpo):
+            patch.setattr(module, "make_optimizer", lambda *a: made.append(real(*a)) or made[0])
         prepare(config, stage).source.close()
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     state, seen = made[0].init(params), []
@@ -352,7 +355,7 @@ def updates(config: RunConfig, stage: str | None) -> Any:
 
 
 @functools.cache
-def some_stage() -> kinds.Prepared:
+def some_stage() -> Prepared:
     return prepare(World.setup.config, "sft")
 
 

@@ -1,0 +1,117 @@
+"""The stage `grpo`: rollouts of the current policy, rewarded, and updates on them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from jaxqa.data.loader import Loader
+from jaxqa.models.qwen2_5_vl.inputs import Prompts
+from jaxqa.sampling.sampler import Sampler
+from jaxqa.stages.prepared import Prepared
+from jaxqa.stages.sections import GrpoStage
+from jaxqa.stages.setup import Setup
+from jaxqa.train import batches, losses
+from jaxqa.train.loop import Update
+from jaxqa.train.metric_log import RolloutLog
+from jaxqa.train.optimizer import learning_rate_schedule, make_optimizer
+from jaxqa.train.rollout import RolloutConfig, RolloutSource
+from jaxqa.train.state import TrainState, create_state
+from jaxqa.train.step import make_update
+from jaxqa.typing import Array, Params
+
+
+def prepare_grpo(
+    setup: Setup,
+    name: str,
+    stage: GrpoStage,
+    params: Params,
+    *,
+    loader: Loader,
+    rollouts: RolloutLog,
+) -> Prepared:
+    """Make a GRPO stage ready; `params` are the policy that it starts from."""
+    optimizer = make_optimizer(stage.optimizer, stage.steps * stage.updates_per_rollout)
+    objective = losses.GrpoObjective(
+        model=setup.model, config=stage.objective, temperature=stage.sampling.temperature
+    )
+    source = RolloutSource(
+        RolloutConfig(
+            seed=setup.config.seed,
+            stage=name,
+            terms=tuple(stage.rewards.values()),
+            advantages=stage.advantages,
+            objective=stage.objective,
+            completion_lengths=_rollout_lengths(setup, stage),
+        ),
+        prompter=loader,
+        sampler=Sampler(
+            model=setup.model,
+            config=stage.sampling,
+            stop_token_ids=setup.tokenizer.stop_token_ids,
+            pad_token_id=setup.tokenizer.pad_token_id,
+        ),
+        tokenizer=setup.tokenizer,
+        mesh=setup.mesh,
+        reference=_reference(setup, stage, params) if stage.objective.beta > 0 else None,
+        write=lambda step, records: rollouts.append(name, step, records),
+    )
+    return Prepared(
+        state=create_state(params, optimizer),
+        update=_grpo_update(objective, optimizer, stage),
+        source=source,
+    )
+
+
+def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoStage) -> Update:
+    """`updates_per_rollout` updates on one rollout.
+
+    The first one's own log-probabilities are the old policy's for those that follow, so its ratio
+    is exactly 1 and no extra forward pass is spent on them.
+    """
+    updates = stage.updates_per_rollout
+    schedule = learning_rate_schedule(stage.optimizer, stage.steps * updates)
+    update = make_update(
+        objective,
+        optimizer,
+        learning_rate=lambda step: schedule(step * updates),
+        micro_batches=stage.micro_batches,
+    )
+
+    def step(state: TrainState, batch: batches.GrpoBatch) -> tuple[TrainState, Mapping[str, Any]]:
+        last = updates - 1
+        state, metrics, log_probs = update(state, batch, advance=last == 0)
+        batch = replace(batch, old_log_probs=log_probs)
+        for number in range(1, last + 1):
+            state, metrics, _ = update(state, batch, advance=number == last)
+        return state, metrics
+
+    return step
+
+
+def _reference(setup: Setup, stage: GrpoStage, params: Params) -> Callable[[Prompts, Array], Array]:
+    """Log-probabilities under the policy that the stage started from.
+
+    The training state donates its buffers, so the reference keeps a copy of its own.
+    """
+    frozen = jax.tree.map(lambda leaf: leaf.copy(), params)
+
+    @jax.jit
+    def log_probs(params: Params, prompts: Prompts, completion_ids: Array) -> Array:
+        return losses.completion_log_probs(
+            setup.model,
+            params,
+            prompts,
+            completion_ids,
+            temperature=stage.sampling.temperature,
+        )[0]
+
+    return lambda prompts, completion_ids: log_probs(frozen, prompts, completion_ids)
+
+
+def _rollout_lengths(setup: Setup, stage: GrpoStage) -> tuple[int, ...]:
+    """Completion buckets up to the longest sample, which is one itself."""
+    longest = stage.sampling.max_new_tokens
+    shorter = (n for n in setup.config.data.buckets.completion_lengths if n < longest)
+    return (*shorter, longest)

@@ -1,0 +1,116 @@
+"""What every stage of a run shares: where model and data come from, and the test."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxqa.data.batching import Buckets
+from jaxqa.data.demo import DemoDataConfig
+from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
+
+DEMO_DATASET = "jaxqa_demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where the first stage's model comes from: a directory, or random weights.
+
+    Attributes:
+      path: Hugging Face or jaxqa directory, with its tokenizer; excludes the next four.
+      vision: vision tower of a model from random weights.
+      text: text tower of a model from random weights; its tokenizer is trained on the data set's
+        rationales with at most `vocab_size` entries.
+      vision_filters: starting filters of the patch embedding: `dct` gives cosine patterns, as a
+        pretrained tower would have, `random` gives noise.
+      initializer_range: standard deviation of random weights.
+      compute_dtype: dtype of matrix products; parameters, norms and softmax stay float32.
+      remat: `full` recomputes each layer in the backward pass instead of keeping it.
+    """
+
+    path: str | None = None
+    vision: VisionConfig | None = None
+    text: TextConfig | None = None
+    vision_filters: Literal["dct", "random"] = "random"
+    initializer_range: float = 0.02
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: Literal["none", "full"] = "none"
+
+    def __post_init__(self):
+        scratch = self.vision is not None and self.text is not None
+        if (self.path is not None) == scratch or (self.vision is None) != (self.text is None):
+            raise ValueError("give either path, or both vision and text")
+        if self.path is not None and (self.vision_filters, self.initializer_range) != (
+            ModelSource.vision_filters,
+            ModelSource.initializer_range,
+        ):
+            raise ValueError(
+                "vision_filters and initializer_range are for random weights, not for a path; "
+                f"leave them at {ModelSource.vision_filters!r} and {ModelSource.initializer_range}"
+            )
+        if self.initializer_range <= 0:
+            raise ValueError(f"initializer_range must be positive, got {self.initializer_range}")
+        if self.vision is not None and self.vision.in_channels != 3:
+            raise ValueError(f"vision.in_channels is {self.vision.in_channels}; images have 3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The labelled images.
+
+    Attributes:
+      dataset: name in the registry.
+      root: its folder; None for `<workdir>/data` (the demo data set is made there).
+      split: named split of the registry; empty for the data set's own split file.
+      template: prompt template, by name.
+      images: pixel limits of resizing.
+      buckets: shapes to which prompts and completions are padded.
+      workers: decoding processes; 0 decodes in the training process.
+      cache_mb: memory for decoded training images, in MB; 0 decodes them anew in every epoch.
+      demo: how the demo data set is made; None when `dataset` is another.
+      demo_seed: of the demo data set, apart from the run's seed so that runs can share it.
+    """
+
+    dataset: str
+    root: str | None = None
+    split: str = ""
+    template: str = "q_insight"
+    images: ImageConfig = field(default_factory=ImageConfig)
+    buckets: Buckets
+    workers: int = 0
+    cache_mb: int = 0
+    demo: DemoDataConfig | None = None
+    demo_seed: int = 0
+
+    def __post_init__(self):
+        if self.workers < 0 or self.cache_mb < 0:
+            raise ValueError(
+                f"workers and cache_mb must not be negative, got {self.workers} and {self.cache_mb}"
+            )
+        if self.demo is not None and self.dataset != DEMO_DATASET:
+            raise ValueError(
+                f"demo makes the data set {DEMO_DATASET!r}, but dataset is {self.dataset!r}; "
+                "set demo to None or dataset to the demo's"
+            )
+        if self.demo_seed < 0:
+            raise ValueError(f"demo_seed must not be negative, got {self.demo_seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """The test after a stage; answers are greedy.
+
+    Attributes:
+      part: which part of the split: `test`, or `validation` while choosing settings.
+      batch_size: images per call.
+      max_new_tokens: longest answer; one cut off counts as unparsed.
+      limit: evaluate only the first images; 0 for all.
+    """
+
+    part: Literal["test", "validation"] = "test"
+    batch_size: int = 8
+    max_new_tokens: int = 512
+    limit: int = 0
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.max_new_tokens < 1 or self.limit < 0:
+            raise ValueError("batch_size and max_new_tokens must be positive, limit at least 0")
