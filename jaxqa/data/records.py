@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxqa.rewards.labels import TASKS as TASKS
+
 PARTS = ("train", "validation", "test")
 """What a split divides a data set into."""
 
@@ -19,10 +21,14 @@ class Example:
         image: Path of the file, or its encoded bytes.
         score: Label in the data set's own range and direction; None where unlabelled.
         dataset: Name in the registry.
-        task: What the score rates: "quality", "aesthetics", "alignment".
+        task: One of `TASKS`.
         prompt: Text that the image was generated from, where the task needs it.
         rationale: Teacher's reasoning for supervised fine-tuning, where there is one.
         metadata: What else the files say, for example reference and distortion.
+        extra_images: Further images after `image`: of a comparison, whose `image` is the
+            reference, the two candidates A and B.
+        answer_labels: The answers of tasks without a score: of a degradation
+            "distortion_class" and "severity", of a comparison "choice".
     """
 
     example_id: int
@@ -33,6 +39,8 @@ class Example:
     prompt: str | None = None
     rationale: str | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extra_images: tuple[bytes | Path, ...] = ()
+    answer_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,10 +94,12 @@ class DatasetInfo:
     Attributes:
         name: Name on the command line and in results.
         format: Reader, a key of `readers.READERS`.
-        task: What the label rates: "quality", "aesthetics", "alignment".
+        task: What the label rates, one of `TASKS`.
         label_name: The label's name in the data set's own terms.
         label_range: Lowest and highest label that can occur, inclusive.
         higher_is_better: Direction of the label.
+        measured_range: Lowest and highest label of the whole published data set, where known;
+            min-max normalisations of papers use it.
         synthetic: True where the label is computed and no person gave it; reports must say so.
         licence: Terms of use, as far as its authors state them.
         citation: What to cite.
@@ -108,6 +118,7 @@ class DatasetInfo:
     licence: str
     citation: str
     homepage: str
+    measured_range: tuple[float, float] | None = None
     splits: Mapping[str, ReferenceSplit] = dataclasses.field(default_factory=dict)
     distortions: tuple[str, ...] = ()
 

@@ -54,6 +54,7 @@ _KADID10K = DatasetInfo(
     task="quality",
     label_name="dmos",
     label_range=(1.0, 5.0),
+    measured_range=(1.0, 4.93),
     higher_is_better=True,  # level means fall from 4.08 to 2.01: "dmos" is a misnomer
     synthetic=False,
     licence="reference photographs from pixabay.com; terms of the whole on the homepage",
