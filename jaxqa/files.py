@@ -1,6 +1,7 @@
 """Small files read with bounds, directories written whole or not at all."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -82,3 +83,18 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def holding(directory: Path) -> Iterator[None]:
+    """Wait until no other process holds an existing `directory`, and hold it for the block.
+
+    Advisory: it parts those who ask. A file system without locks parts nobody.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxqa import files
 from jaxqa.data import demo_rationales, distortions, procedural, scenes
 from jaxqa.data.pseudo_mos import pseudo_mos
 from jaxqa.data.reference_crops import augment, scene_crop
@@ -100,7 +101,8 @@ def make_demo_dataset(
     """Write the demo data set into `root` and return it; do nothing where it is already there.
 
     The files are a function of `config`, `seed` and the pictures installed. They appear under
-    their name all at once: a killed run leaves only a folder `<root>.partial`.
+    their name all at once: a killed run leaves only a folder `<root>.partial`. Of several runs that
+    want the same folder one makes it and the others wait.
 
     Raises:
         UserError: `root` holds something else or cannot be written, or too few photographs are
@@ -112,17 +114,22 @@ def make_demo_dataset(
     if _is_complete(root, description):
         return root
     partial = root.with_name(root.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(partial, found, config, description, num_threads=num_threads)
-        os.replace(partial, root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with files.holding(root.parent):
+            if _is_complete(root, description):
+                return root
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                _write(partial, found, config, description, num_threads=num_threads)
+                os.replace(partial, root)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"cannot write the demo data set to {root}: {error.strerror or error}; "
             "make room or choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root
 
 

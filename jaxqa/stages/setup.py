@@ -21,7 +21,7 @@ from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import hf_config, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.objectives.patch_filters import constant_channels, patch_filters
+from jaxqa.models.qwen2_5_vl.patch_filters import constant_channels, patch_filters
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.sources import DataConfig, ModelSource
 from jaxqa.stages.workdir import WorkDir

@@ -19,6 +19,8 @@ from jaxqa.train import json_lines
 MIN_FREE_BYTES = 256 * 2**20
 """Enough for the demo's data, checkpoints and logs; larger models check again when they save."""
 
+_ENTRY_KEYS = frozenset({"name", "steps", "seconds", "evaluation"})
+
 
 class WorkDir:
     """Paths and small records of one run. Made by `open_workdir`."""
@@ -42,9 +44,24 @@ class WorkDir:
             _replace_json(self.root / "config.json", _resolved(config))
 
     def read_summary(self) -> dict[str, Any]:
-        """Summary so far; a stage that is listed in it is finished."""
+        """Summary so far; a stage that is listed in it is finished.
+
+        Raises:
+          UserError: the file holds something else.
+        """
         path = self.root / "summary.json"
-        return files.read_json(path) if path.exists() else {"stages": [], "seconds": 0.0}
+        if not path.exists():
+            return {"stages": [], "seconds": 0.0}
+        summary = files.read_json(path)
+        stages = summary.get("stages")
+        if not isinstance(stages, list) or not all(
+            isinstance(entry, dict) and _ENTRY_KEYS <= entry.keys() for entry in stages
+        ):
+            raise UserError(
+                f"{path} is not the summary of a run (expected a list of stages, each with "
+                f"{', '.join(sorted(_ENTRY_KEYS))}); restore it or use a new --workdir"
+            )
+        return summary
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace the summary atomically."""

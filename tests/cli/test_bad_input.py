@@ -499,6 +499,10 @@ def test_a_work_directory_of_another_config(capsys, data, tmp_path):
     assert "written by another config; they differ in sections.sft.steps (" in said
     assert " before, 7 now), seed (0 before, 3 now); use the same options to go on" in said
     assert content(workdir) == before
+    for other in ('{"stages": 3}', '{"stages": [{"name": "sft"}]}', "{}"):
+        (workdir / "summary.json").write_text(other)
+        assert "summary.json is not the summary of a run" in refusal(capsys, train, *flags)
+        assert (workdir / "summary.json").read_text() == other
     (workdir / "config.json").write_text("{")
     assert "config.json is not valid JSON" in refusal(capsys, train, *flags)
 

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -109,6 +110,15 @@ def test_an_interrupted_run_leaves_nothing_under_the_name(root, tmp_path, monkey
     demo.make_demo_dataset(target, SMALL, seed=5)
     assert _files(target) == _files(root)
     assert not (tmp_path / "demo.partial").exists()
+
+
+def test_runs_that_share_a_folder_make_it_once(root, tmp_path, monkeypatch):
+    target, writes, write = tmp_path / "demo", [], demo._write
+    monkeypatch.setattr(demo, "_write", lambda *args, **kw: writes.append(1) or write(*args, **kw))
+    with ThreadPoolExecutor(3) as pool:  # a lock parts threads as it parts processes
+        list(pool.map(lambda _: demo.make_demo_dataset(target, SMALL, seed=5), range(3)))
+    assert len(writes) == 1
+    assert _files(target) == _files(root)
 
 
 def test_folds_test_other_scenes(root, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from jaxqa.data import scenes
 from jaxqa.models.qwen2_5_vl.config import VisionConfig
-from jaxqa.objectives.patch_filters import NUM_CONSTANTS, constant_channels, patch_filters
+from jaxqa.models.qwen2_5_vl.patch_filters import NUM_CONSTANTS, constant_channels, patch_filters
 
 CONFIG = VisionConfig(
     depth=1, hidden_size=96, intermediate_size=8, num_heads=4, out_hidden_size=16,
