@@ -35,6 +35,12 @@ class Prediction:
       text: the whole completion.
       error: why there is no score; None if there is one.
       distortion: what was done to the image, where the data set tells.
+      answer: the number on the prompt's scale, where that is another than the label's.
+      log_prob: of the completion's tokens, summed, where it is known.
+      samples: the numbers of several answers to one image, on the prompt's scale; null where one
+        gave none.
+      spread: standard deviation of the samples, or of the distribution over scores.
+      mass: probability of all admissible numbers before it was divided out, in expected mode.
     """
 
     example_id: int
@@ -45,6 +51,11 @@ class Prediction:
     text: str
     error: str | None = None
     distortion: str | None = None
+    answer: float | None = None
+    log_prob: float | None = None
+    samples: Sequence[float | None] | None = None
+    spread: float | None = None
+    mass: float | None = None
 
     def __post_init__(self):
         if (self.score is None) == (self.error is None):

@@ -128,4 +128,6 @@ def test_wrong_lengths_and_levels_are_refused():
     with pytest.raises((ValueError, TypeCheckError)):
         bootstrap.confidence_interval(bootstrap.plcc_rows, np.zeros((2, 2)), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="level is 95"):
-        bootstrap.confidence_interval(bootstrap.plcc_rows, np.arange(4.0), np.arange(4.0), level=95)
+        bootstrap.confidence_interval(
+            bootstrap.plcc_rows, np.arange(4.0), np.arange(4.0), level=95.0
+        )

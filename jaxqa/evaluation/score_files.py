@@ -1,0 +1,146 @@
+"""Scores that other tools have written: CSV or JSON lines with `path` and `score`."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxqa.data.records import DatasetInfo, Example
+from jaxqa.errors import UserError
+from jaxqa.evaluation.evaluator import Prediction
+
+PATH_COLUMNS = ("path", "image", "img_path", "image_path", "name", "filename", "img_name")
+SCORE_COLUMNS = ("score", "pred", "prediction", "pred_score", "quality")
+
+
+def read_scores(path: Path) -> dict[str, float]:
+    """Image path as the file writes it -> score; rows without a number are left out.
+
+    Raises:
+      UserError: no such file, no usable columns, one image with two different scores, or no score.
+    """
+    scores: dict[str, float] = {}
+    for number, (name, value) in enumerate(_rows(path), start=1):
+        score = _number(value)
+        if score is None:
+            continue
+        if scores.setdefault(name, score) != score:
+            raise UserError(
+                f"{path}, row {number}: {name} has the scores {scores[name]:g} and {score:g}; "
+                "expected one row for each image"
+            )
+    if not scores:
+        raise UserError(f"{path}: no row holds a score; expected columns path and score")
+    return scores
+
+
+def match_scores(
+    scores: dict[str, float],
+    examples: Sequence[Example],
+    info: DatasetInfo,
+    *,
+    source: Path,
+    higher_is_better: bool = True,
+) -> list[Prediction]:
+    """A prediction for each example; an image that the file lacks is a failure, and is counted.
+
+    Images are found by their whole path, else by as many last parts of it as the file writes, else
+    by name where names are unique. Scores keep their scale; where the tool's direction is not the
+    labels', they lose their sign, so that agreement is positive.
+
+    Raises:
+      UserError: none of the images is in the file.
+    """
+    by_end = _by_end(scores)
+    sign = 1.0 if higher_is_better == info.higher_is_better else -1.0
+    predictions, found = [], 0
+    for example in examples:
+        score = _find(by_end, Path(str(example.image)))
+        found += score is not None
+        predictions.append(
+            Prediction(
+                example_id=example.example_id,
+                image=str(example.image),
+                dataset=example.dataset,
+                label=float(example.score or 0.0),
+                score=None if score is None else sign * score,
+                text="",
+                error=None if score is not None else f"{source.name} has no score for it",
+                answer=score,
+            )
+        )
+    if not found:
+        raise UserError(
+            f"{source}: none of the {len(examples)} images of {info.name} is in it, for example "
+            f"{Path(str(examples[0].image)).name}; it names {next(iter(scores))} first: expected "
+            "paths, or names, of this data set's images"
+        )
+    return predictions
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; expected CSV or JSON lines") from error
+    except OSError as error:
+        raise UserError(f"cannot read the scores in {path}: {error.strerror}") from error
+    records = _json_lines(path, text) if path.suffix in (".jsonl", ".json") else _csv(path, text)
+    for record in records:
+        keys = [next((n for n in names if n in record), None) for names in _COLUMNS]
+        if None in keys:
+            raise UserError(
+                f"{path}: found the columns {', '.join(map(str, record))}; expected one of "
+                f"{', '.join(PATH_COLUMNS)} and one of {', '.join(SCORE_COLUMNS)}"
+            )
+        yield str(record[keys[0]]).strip(), record[keys[1]]
+
+
+_COLUMNS = (PATH_COLUMNS, SCORE_COLUMNS)
+
+
+def _csv(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    for row in csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True):
+        yield {str(key).strip().lower(): value for key, value in row.items()}
+
+
+def _json_lines(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    try:
+        whole = json.loads(text) if text.lstrip().startswith("[") else None
+        records = whole or [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON lines: {error}") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path}: expected one JSON object per line, with path and score")
+    yield from records
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _by_end(scores: dict[str, float]) -> dict[tuple[str, ...], float | None]:
+    """Every path's last parts -> its score; None where several paths end alike."""
+    ends: dict[tuple[str, ...], float | None] = {}
+    for name, score in scores.items():
+        parts = Path(name.replace("\\", "/")).parts
+        for start in range(len(parts)):
+            end = parts[start:]
+            ends[end] = score if end not in ends or ends[end] == score else None
+    return ends
+
+
+def _find(by_end: dict[tuple[str, ...], float | None], path: Path) -> float | None:
+    for start in range(len(path.parts)):
+        score = by_end.get(path.parts[start:])
+        if score is not None:
+            return score
+    return None

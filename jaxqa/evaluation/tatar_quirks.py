@@ -1,0 +1,39 @@
+"""What TATAR's published evaluation script does, to reproduce its numbers and for nothing else.
+
+It guesses each number's scale from its value, so a quality label of 4.17 on 0..100 counts as one on
+1..5 and becomes 79: a perfect scorer then reaches an SRCC of 0.988 on SPAQ. It ranks without
+sharing ranks among ties, so the order of the file matters.
+"""
+
+import numpy as np
+
+from jaxqa.typing import Float
+
+Vector = Float[np.ndarray, "N"]
+
+
+def labels_to_hundred(values: Vector, *, is_quality: bool) -> Vector:
+    """Its `gt_to_100`: 0 to 100 from whatever scale the value seems to be on.
+
+    Quality: [0, 1] times 100, (1, 5] stretched to 0..100. Aesthetics: [0, 10] times 10. All else is
+    clipped to [0, 100].
+    """
+    values = np.asarray(values, np.float64)
+    clipped = np.clip(values, 0.0, 100.0)
+    if is_quality:
+        stretched = np.where((values > 1) & (values <= 5), (values - 1) / 4 * 100, clipped)
+        return np.where((values >= 0) & (values <= 1), values * 100, stretched)
+    return np.where((values >= 0) & (values <= 10), values * 10, clipped)
+
+
+def predictions_to_hundred(values: Vector, *, is_quality: bool) -> Vector:
+    """Its `pred_to_100`: like `labels_to_hundred`, but [0, 1] is multiplied by 100 for aesthetics too."""
+    values = np.asarray(values, np.float64)
+    tiny = (values >= 0) & (values <= 1)
+    return np.where(tiny, values * 100, labels_to_hundred(values, is_quality=is_quality))
+
+
+def ranks(values: Float[np.ndarray, "*R N"]) -> Float[np.ndarray, "*R N"]:
+    """Its ranks: positions in sorted order, ties in the order of the file."""
+    order = np.argsort(values, axis=-1, kind="stable")
+    return np.argsort(order, axis=-1, kind="stable").astype(np.float64)
