@@ -1,55 +1,64 @@
-"""From text to score: what stands in `<answer>`, and whether the whole has the wanted layout."""
+"""From text to arrays: what stands in `<answer>`, and which layouts the whole text has."""
 
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxqa.rewards.answers import Answers
+from jaxqa.rewards.answers import LAYOUTS, Answers
+from jaxqa.rewards.labels import ABSENT, CHOICES, DISTORTION_CLASSES, SEVERITIES
+from jaxqa.rewards.layouts import layouts_of
 
-Layout = Literal["tags", "lines"]
 ScoreRange = tuple[float, float]
 
-# The last complete block: no other `<answer>` between its two tags.
-_ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_TAG = re.compile(r"</?(?:think|answer)>")
+_OPEN, _CLOSE = "<answer>", "</answer>"
+# Rewards are computed in float32, where a larger number would become infinite.
+_LARGEST = float(np.finfo(np.float32).max)
+# Integers become floats at once: thousands of digits are no error then, only infinite.
+_JSON = json.JSONDecoder(parse_int=float, parse_constant=lambda _: None)
+_CLASS_IDS = {name: place for place, name in enumerate(DISTORTION_CLASSES)}
+_SEVERITY_IDS = {name: place for place, name in enumerate(SEVERITIES)}
+_CHOICE_IDS = {name: place for place, name in enumerate(CHOICES)}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ParsedAnswer:
     """One completion, read.
 
     Attributes:
       score: the number in the last `<answer>`, or None.
       error: why there is no score, or None.
-      format_ok: whether the whole text has the wanted layout.
+      layouts: which of `answers.LAYOUTS` the whole text has.
       word_count: words of the whole text, split at white space, tags included.
+      class_id: place in `labels.DISTORTION_CLASSES` of what the answer names, else -1.
+      severity_id: place in `labels.SEVERITIES` of what the answer names, else -1.
+      choice_id: place in `labels.CHOICES` of the answer, else -1.
     """
 
     score: float | None
     error: str | None
-    format_ok: bool
+    layouts: tuple[bool, ...]
     word_count: int
+    class_id: int = ABSENT
+    severity_id: int = ABSENT
+    choice_id: int = ABSENT
 
 
-def parse_answer(
-    text: str, *, layout: Layout = "tags", score_range: ScoreRange | None = None
-) -> ParsedAnswer:
-    """Read the score in the last `<answer> ... </answer>` of `text`.
+def parse_answer(text: str, *, score_range: ScoreRange | None = None) -> ParsedAnswer:
+    """Read the last `<answer> ... </answer>` of `text`.
 
-    The answer is one decimal number and nothing else, or a JSON object whose `rating` is a number,
-    in a Markdown code fence or not. Anything else, or a number outside
-    `score_range` (inclusive), gives no score: never a guess, never a clipped value. Layout "tags"
-    is one `<think> ... </think>` and one `<answer> ... </answer>` with white space at most around
-    them; "lines" is Q-Insight's stricter one, every tag on its own line and JSON in the answer.
+    A score is one decimal number and nothing else, or a JSON object whose `rating` is a number;
+    a degradation is a JSON object with the strings `distortion_class` and `severity`; a comparison
+    is the choice alone. JSON may stand in a Markdown code fence. Anything else, or a number outside
+    `score_range` (inclusive), is not read: never a guess, never a clipped value.
     """
-    if layout not in get_args(Layout):
-        raise ValueError(f"layout is {layout!r}, expected one of {get_args(Layout)}")
-    score, error = _read_score(text)
+    answer = last_answer(text)
+    fields = None if answer is None else _json_object(answer)
+    score, error = _read_score(answer, fields)
     if score is not None and score_range is not None:
         low, high = score_range
         if not low <= score <= high:
@@ -57,16 +66,16 @@ def parse_answer(
     return ParsedAnswer(
         score=score,
         error=error,
-        format_ok=_has_layout(text, layout),
+        layouts=layouts_of(text, is_object=fields is not None),
         word_count=len(text.split()),
+        class_id=_place(_CLASS_IDS, fields and fields.get("distortion_class")),
+        severity_id=_place(_SEVERITY_IDS, fields and fields.get("severity")),
+        choice_id=_place(_CHOICE_IDS, answer),
     )
 
 
 def parse_answers(
-    texts: Sequence[Sequence[str]],
-    *,
-    layout: Layout = "tags",
-    score_range: ScoreRange | None = None,
+    texts: Sequence[Sequence[str]], *, score_range: ScoreRange | None = None
 ) -> Answers:
     """Parse G texts for each of N prompts into NumPy arrays [N G]; see `parse_answer`."""
     group_sizes = {len(group) for group in texts}
@@ -75,78 +84,74 @@ def parse_answers(
             f"groups have {sorted(group_sizes)} texts, expected the same number (at least one "
             "group) for every prompt"
         )
-    parsed = [
-        [parse_answer(text, layout=layout, score_range=score_range) for text in group]
-        for group in texts
-    ]
+    parsed = [parse_answer(text, score_range=score_range) for group in texts for text in group]
+    shape = (len(texts), group_sizes.pop())
+
+    def array(read: Callable[[ParsedAnswer], Any], dtype: type, *more: int) -> np.ndarray:
+        return np.array([read(answer) for answer in parsed], dtype).reshape(*shape, *more)
+
     return Answers(
-        score=np.array([[answer.score or 0.0 for answer in row] for row in parsed], np.float32),
-        valid=np.array([[answer.score is not None for answer in row] for row in parsed], np.bool_),
-        format_ok=np.array([[answer.format_ok for answer in row] for row in parsed], np.bool_),
-        word_count=np.array([[answer.word_count for answer in row] for row in parsed], np.int32),
+        score=array(lambda answer: answer.score or 0.0, np.float32),
+        valid=array(lambda answer: answer.score is not None, np.bool_),
+        layouts=array(lambda answer: answer.layouts, np.bool_, len(LAYOUTS)),
+        word_count=array(lambda answer: answer.word_count, np.int32),
+        class_id=array(lambda answer: answer.class_id, np.int32),
+        severity_id=array(lambda answer: answer.severity_id, np.int32),
+        choice_id=array(lambda answer: answer.choice_id, np.int32),
     )
 
 
-def _read_score(text: str) -> tuple[float | None, str | None]:
-    """The score and no error, or no score and the reason."""
-    blocks = _ANSWER.findall(text)
-    if not blocks:
-        return None, "no <answer>...</answer>"
-    answer = _without_code_fence(blocks[-1].strip())
-    score = float(answer) if _NUMBER.fullmatch(answer) else _rating(answer)
-    if score is None:
-        return None, f"answer {_shortened(answer)} is neither a number nor JSON with a rating"
-    # Rewards are computed in float32, where a huge number would become infinite.
-    if not abs(score) <= float(np.finfo(np.float32).max):
-        return None, f"answer {_shortened(answer)} is too large a number"
-    return score, None
-
-
-def _rating(answer: str) -> float | None:
-    """The number under "rating" of a JSON object, else None."""
-    try:
-        parsed = json.loads(answer, parse_int=float, parse_constant=lambda _: None)
-    except (json.JSONDecodeError, RecursionError):  # RecursionError: "[[[[..." thousands deep
+def last_answer(text: str) -> str | None:
+    """What stands in the last complete `<answer>` block, without outer space or code fence."""
+    # The last `<answer>` that a `</answer>` follows, up to the first one that does.
+    start = text.rfind(_OPEN, 0, max(text.rfind(_CLOSE), 0))
+    if start < 0:
         return None
-    rating = parsed.get("rating") if isinstance(parsed, dict) else None
-    return rating if isinstance(rating, float) else None
+    start += len(_OPEN)
+    return without_code_fence(text[start : text.find(_CLOSE, start)].strip())
 
 
-def _without_code_fence(answer: str) -> str:
+def without_code_fence(answer: str) -> str:
+    """Return `answer` without the Markdown code fence around all of it, if there is one."""
     if len(answer) < 6 or not (answer.startswith("```") and answer.endswith("```")):
         return answer
     return answer[3:-3].removeprefix("json").strip()
 
 
-def _has_layout(text: str, layout: Layout) -> bool:
-    # Split at the tags, not matched by one pattern: that takes time linear in the text, whatever
-    # runs of white space a model produces.
-    if _TAG.findall(text) != ["<think>", "</think>", "<answer>", "</answer>"]:
-        return False
-    before, rationale, between, answer, after = _TAG.split(text)
-    if layout == "tags":
-        return not (before.strip() or between.strip() or after.strip())
-    outside = not before and not after and not between.strip() and between.endswith("\n")
-    return outside and _on_own_lines(rationale) and _is_json_on_own_lines(answer)
+def is_finite_score(score: float) -> bool:
+    """Whether a number stays finite in float32."""
+    return abs(score) <= _LARGEST
 
 
-def _on_own_lines(content: str) -> bool:
-    """Whether line breaks part `content` from the tags before and after it."""
-    head, tail = _outer_space(content)
-    return "\n" in head and "\n" in tail and content.count("\n") > 1
+def _read_score(
+    answer: str | None, fields: dict[str, Any] | None
+) -> tuple[float | None, str | None]:
+    """The score and no error, or no score and the reason."""
+    if answer is None:
+        return None, "no <answer>...</answer>"
+    rating = fields and fields.get("rating")
+    score = rating if isinstance(rating, float) else None
+    if _NUMBER.fullmatch(answer):
+        score = float(answer)
+    if score is None:
+        return None, f"answer {_shortened(answer)} is neither a number nor JSON with a rating"
+    if not is_finite_score(score):
+        return None, f"answer {_shortened(answer)} is too large a number"
+    return score, None
 
 
-def _is_json_on_own_lines(content: str) -> bool:
-    head, tail = _outer_space(content)
-    body = content.strip()
-    braces = re.sub(r"[^{}]", "", body)
-    is_object = braces == "{}" and body.startswith("{") and body.endswith("}")
-    return is_object and head.endswith("\n") and "\n" in tail
+def _json_object(answer: str) -> dict[str, Any] | None:
+    """The JSON object that `answer` is, else None."""
+    if not answer.startswith("{"):
+        return None
+    try:
+        return _JSON.decode(answer)
+    except (json.JSONDecodeError, RecursionError):  # RecursionError: '{"a":{"a":' thousands deep
+        return None
 
 
-def _outer_space(content: str) -> tuple[str, str]:
-    head = content[: len(content) - len(content.lstrip())]
-    return head, content[len(content.rstrip()) :]
+def _place(places: dict[str, int], name: Any) -> int:
+    return places.get(name, ABSENT) if isinstance(name, str) else ABSENT
 
 
 def _shortened(answer: str, limit: int = 40) -> str:

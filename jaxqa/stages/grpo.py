@@ -40,7 +40,7 @@ def prepare_grpo(
         RolloutConfig(
             seed=setup.config.seed,
             stage=name,
-            terms=tuple(stage.rewards.values()),
+            terms=tuple(stage.rewards.items()),
             advantages=stage.advantages,
             objective=stage.objective,
             completion_lengths=_rollout_lengths(setup, stage),

@@ -21,6 +21,8 @@ class StageConfig:
       micro_batches: slices of a batch whose gradients are added up one after another.
       evaluate: whether the test follows.
       label_fraction: share of the training references whose labels the stage may use, in (0, 1].
+      start_from: the policy that the stage starts from: that of the stage before it ("previous"),
+        the run's first model ("initial"), or that of an earlier stage, by its name.
       optimizer: its own optimizer, made anew.
     """
 
@@ -30,6 +32,7 @@ class StageConfig:
     micro_batches: int = 1
     evaluate: bool = True
     label_fraction: float = 1.0
+    start_from: str = "previous"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
@@ -81,8 +84,8 @@ class GrpoStage(StageConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.rewards or any(name != term.name for name, term in self.rewards.items()):
-            raise ValueError("rewards: at least one term, each under its own name")
+        if not self.rewards:
+            raise ValueError("rewards: at least one term")
         if self.sampling.num_samples < 2:
             raise ValueError("sampling.num_samples: a group needs at least 2 answers")
         if self.sampling.temperature <= 0:

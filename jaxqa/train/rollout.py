@@ -16,7 +16,7 @@ from jaxqa.data.tokenizer import Tokenizer
 from jaxqa.objectives import grpo
 from jaxqa.objectives.advantages import AdvantageConfig, group_advantages
 from jaxqa.rewards import parsing
-from jaxqa.rewards.answers import Answers, Targets
+from jaxqa.rewards.answers import Answers, score_targets
 from jaxqa.rewards.registry import RewardTerm, combine
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Rollout, Sampler
@@ -30,7 +30,7 @@ class RolloutConfig:
 
     Attributes:
       seed, stage: name the samples' random keys, with the step and the example.
-      terms: rewards and their weights.
+      terms: rewards and their weights, under the names of their metrics.
       advantages: how rewards become advantages.
       objective: the policy loss, for its normaliser and whether it needs a reference.
       completion_lengths: buckets to which the sampled completions are cut.
@@ -38,7 +38,7 @@ class RolloutConfig:
 
     seed: int
     stage: str
-    terms: tuple[RewardTerm, ...]
+    terms: tuple[tuple[str, RewardTerm], ...]
     advantages: AdvantageConfig
     objective: grpo.GrpoConfig
     completion_lengths: tuple[int, ...]
@@ -85,25 +85,29 @@ class RolloutSource:
         rollout = self._cut(self._sampler(params, prompts, keys))
         texts = decode_groups(self._tokenizer, rollout)
         answers = parsing.parse_answers(texts)
-        rewards, terms = self._rewards(answers, host)
+        rewards, *logged = self._rewards(answers, host)
         batch = GrpoBatch(
             prompts=prompts,
             completion_ids=rollout.token_ids,
             completion_mask=rollout.mask,
             sampler_log_probs=rollout.log_probs,
             advantages=group_advantages(rewards, config.advantages),
-            normalizer=grpo.loss_normalizer(rollout.mask, config.objective),
+            normalizer=grpo.loss_normalizer(
+                rollout.mask,
+                config.objective,
+                max_length=self._sampler.config.max_new_tokens,
+            ),
             ref_log_probs=self._reference and self._reference(prompts, rollout.token_ids),
         )
-        host_rewards, host_terms = jax.device_get((rewards, terms))
+        host_rewards, host_terms, counters = jax.device_get((rewards, *logged))
         self._write(step + 1, _records(host, texts, answers, host_rewards))
-        return batch, _metrics(host_rewards, host_terms, answers)
+        return batch, _metrics(host_rewards, host_terms, counters)
 
     def _rewards(
         self, answers: Answers, host: PromptBatch
-    ) -> tuple[Float[Array, "N G"], dict[str, jax.Array]]:
+    ) -> tuple[Float[Array, "N G"], dict[str, jax.Array], dict[str, jax.Array]]:
         """Rewards over the whole rollout batch: pairs may span every device."""
-        targets = Targets(score=host.labels, pool=host.pools)
+        targets = score_targets(host.labels, host.pools)
         placed = sharding.shard_rows((answers, targets), self._mesh)
         return combine(self.config.terms, *placed)
 
@@ -143,12 +147,11 @@ def _records(
 
 
 def _metrics(
-    rewards: np.ndarray, terms: Mapping[str, np.ndarray], answers: Answers
+    rewards: np.ndarray, terms: Mapping[str, np.ndarray], counters: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     parts = {f"reward_{name}": float(np.mean(values)) for name, values in terms.items()}
     spread = rewards.std(axis=1, ddof=1)
-    return parts | {
-        "reward": float(np.mean(rewards)),
-        "reward_std": float(np.mean(spread)),
-        "unparsed": float(1.0 - np.mean(answers.valid)),
-    }
+    counts = {name: float(value) for name, value in counters.items()}
+    return (
+        parts | counts | {"reward": float(np.mean(rewards)), "reward_std": float(np.mean(spread))}
+    )

@@ -9,7 +9,6 @@ change nothing.
 import dataclasses
 import functools
 import hashlib
-import inspect
 import itertools
 import typing
 from collections.abc import Callable, Iterator
@@ -29,8 +28,6 @@ from jaxqa.data import encoding, scenes
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl.inputs import stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.rewards.answers import Answers, Targets
-from jaxqa.rewards.registry import REWARDS, RewardTerm, combine
 from jaxqa.sampling import methods
 from jaxqa.sampling.keys import token_uniforms
 from jaxqa.sampling.sampler import Rollout, Sampler
@@ -376,6 +373,10 @@ def course(config: RunConfig, stage: str | None) -> Any:
         events.append(config)
         return parts[0], 1.0
 
+    def prepare(made_up, name, stage, params, **more):
+        events.append(params)
+        return made
+
     def score(self, params, examples):
         events.append([example.example_id for example in examples])
         loader = self._loader(examples)
@@ -386,9 +387,9 @@ def course(config: RunConfig, stage: str | None) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "Checkpoints", FakeCheckpoints)
         patch.setattr(run.loop, "train", train)
-        patch.setattr(run.kinds, "prepare", lambda *_, **__: made)
-        patch.setattr(run.kinds, "policy_params", lambda stage, params: {})
-        patch.setattr(setup.Setup, "initial_params", lambda self: {})
+        patch.setattr(run.kinds, "prepare", prepare)
+        patch.setattr(run.kinds, "policy_params", lambda stage, params: {"of": "the stage before"})
+        patch.setattr(setup.Setup, "initial_params", lambda self: {"of": "the run's first model"})
         patch.setattr(Scorer, "score", score)
         patch.setattr(run, "_finish", lambda *_: None)
         run.run(config, new_folder(), Console(quiet=True))
@@ -509,6 +510,8 @@ TABLE: dict[str, Change] = {
     "stage.micro_batches": Change("2", training_step),
     "stage.evaluate": Change("False", course),
     "stage.label_fraction": Change("0.5", first_batches),
+    "stage.start_from": Change("initial", course),
+    "warmup.start_from": Change("sft", refused="expected previous, initial or a stage that runs"),
     "stage.optimizer.learning_rate": Change("3e-3", updates),
     "stage.optimizer.schedule": Change("linear", updates),
     "stage.optimizer.warmup_fraction": Change("0.5", updates),
@@ -519,7 +522,8 @@ TABLE: dict[str, Change] = {
     "stage.optimizer.weight_decay": Change("0.5", updates),
     "stage.optimizer.clip_norm": Change("0.5", updates),
     "stage.rewards.term.weight": Change("3.0", rollout),
-    "stage.rewards.term.name": Change("threshold", refused="takes the options|under its own name"),
+    "stage.rewards.term.name": Change("threshold", refused="takes the options"),
+    "stage.rewards.term.tasks": Change("('aesthetics',)", rollout),
     "stage.objective.clip_low": Change("0.3", training_step),
     "stage.objective.clip_high": Change("0.3", training_step),
     "stage.objective.beta": Change("0.3", training_step),
@@ -556,7 +560,7 @@ def places(value: Any, path: str = "", row: str = "") -> Iterator[tuple[str, str
                 yield from places(term, f"{at}.{name}.", f"{row_at}.term.")
         elif dataclasses.is_dataclass(item):
             yield from places(item, f"{at}.", f"{row_at}.")
-        elif field.name != "options":  # see test_every_option_of_every_reward
+        elif field.name != "options":  # see tests/rewards/test_reward_registry.py
             yield at, row_at, type(value)
 
 
@@ -632,32 +636,3 @@ def dataclasses_in(kind: Any) -> Iterator[type]:
             yield from dataclasses_in(hint)
     for argument in typing.get_args(kind):
         yield from dataclasses_in(argument)
-
-
-REWARD_OPTIONS = {
-    "format.score_required": (True, False),
-    "gaussian.sigma": (0.5, 0.8),
-    "threshold.tolerance": (0.2, 1.2),
-}
-
-
-def test_every_option_of_every_reward():
-    answers = Answers(
-        score=np.array([[3.0, 4.0, 0.0]], np.float32),
-        valid=np.array([[True, True, False]]),
-        format_ok=np.array([[True, False, True]]),
-        word_count=np.array([[5, 5, 5]], np.int32),
-    )
-    targets = Targets(score=np.array([3.5], np.float32), pool=np.zeros(1, np.int32))
-    for name, function in REWARDS.items():
-        for option, parameter in inspect.signature(function).parameters.items():
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-                totals = [
-                    np.asarray(
-                        combine(
-                            (RewardTerm(name=name, options={option: value}),), answers, targets
-                        )[0]
-                    )
-                    for value in REWARD_OPTIONS[f"{name}.{option}"]
-                ]
-                assert (totals[0] != totals[1]).any(), f"{name}.{option}"
