@@ -32,6 +32,13 @@ class RunConfig:
     mesh: MeshConfig
     sections: dict[str, Any]
 
+    def start_of(self, name: str) -> str | None:
+        """Stage whose policy stage `name` starts from; None for the run's first model."""
+        start, place = self.sections[name].start_from, self.stages.index(name)
+        if start == "initial" or (start == "previous" and place == 0):
+            return None
+        return self.stages[place - 1] if start == "previous" else start
+
 
 _SHARED = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "sections")
 
@@ -86,16 +93,23 @@ def parse_config(config: ml_collections.ConfigDict) -> RunConfig:
         )
     if not run.stages or len(set(run.stages)) != len(run.stages):
         raise UserError(f"config.stages: name each stage once, at least one; got {run.stages}")
+    for place, name in enumerate(run.stages):
+        start, earlier = sections[name].start_from, run.stages[:place]
+        if start not in ("previous", "initial", *earlier):
+            raise UserError(
+                f"config.{name}.start_from: got {start!r}; expected previous, initial or a stage "
+                f"that runs before it ({', '.join(earlier) or 'there is none'})"
+            )
     if not 0 <= run.seed < 2**31:
         raise UserError(f"config.seed: got {run.seed}; expected 0 to {2**31 - 1}")
     return run
 
 
 def _parse_stage(name: str, section: Mapping[str, Any]) -> StageConfig:
-    if not (name.isascii() and name.isidentifier()):
+    if not (name.isascii() and name.isidentifier()) or name in ("previous", "initial"):
         raise UserError(
             f"config: stage name {name!r} cannot name files and options; "
-            "use letters, digits and _, a letter first"
+            "use letters, digits and _, a letter first, and neither previous nor initial"
         )
     kind = section.get("kind")
     if kind not in STAGE_KINDS:

@@ -80,6 +80,11 @@ def policy_params(stage: StageConfig, params: Params) -> Params:
     return params["policy"] if isinstance(stage, WarmupStage) else params
 
 
+def with_policy(stage: StageConfig, policy: Params) -> Params:
+    """The part of a stage's trained parameters that holds the policy; undone by `policy_params`."""
+    return {"policy": policy} if isinstance(stage, WarmupStage) else policy
+
+
 def completions_per_step(stage: StageConfig) -> int:
     """Completions trained on in one step; 0 in a warm-up."""
     if isinstance(stage, WarmupStage):

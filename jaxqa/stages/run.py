@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxqa.data.loader import Loader
+from jaxqa.errors import UserError
 from jaxqa.evaluation import evaluator, report, terminal
 from jaxqa.models.qwen2_5_vl import weights
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
@@ -65,23 +66,58 @@ def _do_the_rest(
     setup = set_up(config, work, console)
     stop.check("setup")
     summary.setdefault("setup_seconds", time.monotonic() - begun)
-    done = len(summary["stages"])
-    left = config.stages[max(done - 1, 0) :]  # the last finished stage's policy is needed
+    left = config.stages[len(summary["stages"]) :]
     loaders = {name: kinds.make_loader(setup, name, config.sections[name]) for name in left}
     if any(config.sections[name].evaluate for name in left):
         setup.check_room(config.evaluation.max_new_tokens, name="evaluation")
         _scorer(setup).check(setup.test)
-    params = setup.initial_params()
+    policies = _Policies(setup)
+    if left and config.start_of(left[0]) is None:
+        policies.keep(None, setup.initial_params())  # it may not fit: before the claim
     work.claim(config)  # nothing of the user's is wrong, as far as can be known now
-    for index, name in enumerate(left, start=len(config.stages) - len(left)):
-        stage = config.sections[name]
+    for name in left:
+        stage, params = config.sections[name], policies.take(config.start_of(name))
         params, seconds = _train_stage(setup, name, stage, params, loaders.pop(name), stop)
-        if index < done:
-            continue
+        policies.keep(name, params)
         entry = _test_stage(setup, name, stage, params, seconds, stop)
         summary["stages"].append(entry)
         _write_summary(work, summary)
-    _finish(setup, params)
+    _finish(setup, policies.take(config.stages[-1]))
+
+
+class _Policies:
+    """Policies between stages: the newest is kept, others are read from their checkpoints."""
+
+    def __init__(self, setup: Setup):
+        self._setup = setup
+        self._kept: tuple[str | None, Params] | None = None
+
+    def keep(self, name: str | None, params: Params) -> None:
+        """Remember the policy after stage `name`, or the run's first model."""
+        self._kept = (name, params)
+
+    def take(self, name: str | None) -> Params:
+        """The policy after stage `name`, or the run's first model; a stage donates its buffers."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] == name:
+            return kept[1]
+        return self._setup.initial_params() if name is None else self._restore(name)
+
+    def _restore(self, name: str) -> Params:
+        stage = self._setup.config.sections[name]
+        checkpoints = Checkpoints(self._setup.work.checkpoints(name))
+        try:
+            step = checkpoints.latest_step()
+            if step is None or step != stage.steps:
+                raise UserError(
+                    f"{checkpoints.directory}: stage {name} is finished, but its checkpoint of "
+                    f"step {stage.steps} is not there (newest: {step}); restore it or use a new "
+                    "--workdir"
+                )
+            like = kinds.with_policy(stage, self._setup.abstract_policy())
+            return kinds.policy_params(stage, checkpoints.restore_params(step, like))
+        finally:
+            checkpoints.close()
 
 
 def _write_summary(work: WorkDir, summary: dict[str, Any]) -> None:

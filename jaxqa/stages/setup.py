@@ -53,10 +53,19 @@ class Setup:
     model: Qwen2_5_VL
     console: Console
 
-    def initial_params(self) -> Params:
-        """Parameters before the first stage, on the mesh."""
+    def abstract_policy(self) -> Params:
+        """Shapes of the policy's parameters, with their places on the mesh."""
         abstract = self.model.abstract_params()
         places = sharding.tree_shardings(abstract, sharding.QWEN2_5_VL_RULES, self.mesh)
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            places,
+        )
+
+    def initial_params(self) -> Params:
+        """Parameters before the first stage, on the mesh."""
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_policy())
         if self.config.model.path is not None:
             path = self.config.model.path
             return weights.load_model_directory(path, dtype="float32", shardings=places)[1]

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from jaxqa.errors import UserError
 from jaxqa.files import check_free_space
 from jaxqa.train.state import TrainState
+from jaxqa.typing import Params
 
 
 class Checkpoints:
@@ -66,13 +67,36 @@ class Checkpoints:
         restored = self._manager.restore(step, args=arguments)
         return restored["state"], restored["host"]
 
+    def restore_params(self, step: int, like: Params) -> Params:
+        """Only the parameters of `step`, placed as the subtree `like` (arrays or their shapes) is.
+
+        Raises:
+          UserError: the checkpoint lacks one of them or holds it in another shape.
+        """
+        abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
+        stored = _shapes(self._manager.item_metadata(step)["state"])
+        self._refuse_misfits(step, {p: stored.get(p) for p in _shapes(abstract)}, _shapes(abstract))
+        arguments = ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(self.directory / str(step) / "state", args=arguments)["params"]
+
     def _check_fit(self, step: int, abstract: TrainState) -> None:
         stored = _shapes(self._manager.item_metadata(step)["state"])
         expected = _shapes(ocp.tree.serialize_tree(abstract, keep_empty_nodes=True))
+        self._refuse_misfits(step, stored, expected)
+
+    def _refuse_misfits(
+        self, step: int, stored: Mapping[str, Any], expected: Mapping[str, Any]
+    ) -> None:
+        found = {path: shape for path, shape in stored.items() if shape is not None}
         wrong = [
-            f"{path} is {stored.get(path, 'missing')}, expected {expected.get(path, 'nothing')}"
+            f"{path} is {found.get(path, 'missing')}, expected {expected.get(path, 'nothing')}"
             for path in sorted(stored.keys() | expected.keys())
-            if stored.get(path) != expected.get(path)
+            if found.get(path) != expected.get(path)
         ]
         if wrong:
             raise UserError(
