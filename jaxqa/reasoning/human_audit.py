@@ -1,0 +1,144 @@
+"""A sample for people to judge: a page to read, a table to fill in, and the verdicts read back."""
+
+import csv
+import dataclasses
+import html
+import random
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from jaxqa.errors import UserError
+from jaxqa.reasoning.image_urls import data_url, sendable
+from jaxqa.train.json_lines import Record, read_json_lines, replacing
+
+SHOWN_PIXELS = 480 * 480
+COLUMNS = ("id", "image", "score", "verdict", "remark", "text")
+VERDICTS = ("keep", "drop")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdicts:
+    """What people said about the sample.
+
+    Attributes:
+      asked: images in the sample; 0 where there is none.
+      accepted, rejected: numbers of the examples.
+    """
+
+    asked: int = 0
+    accepted: frozenset[int] = frozenset()
+    rejected: frozenset[int] = frozenset()
+
+    @property
+    def open(self) -> int:
+        """Verdicts that are still missing."""
+        return self.asked - len(self.accepted) - len(self.rejected)
+
+
+def table_path(rationales: Path) -> Path:
+    """The table beside a file of rationales."""
+    return rationales.with_name(f"{rationales.stem}_human.csv")
+
+
+def page_path(rationales: Path) -> Path:
+    """The page beside a file of rationales."""
+    return rationales.with_name(f"{rationales.stem}_human.html")
+
+
+def write_sample(rationales: Path, *, size: int, seed: int) -> None:
+    """Draw `size` of the kept images and write page and table; a table that exists is left alone.
+
+    Raises:
+      UserError: the disk cannot be written.
+    """
+    if table_path(rationales).exists():
+        return
+    kept = [record for record in read_json_lines(rationales) if record["kept"]]
+    chosen = random.Random(seed).sample(kept, min(size, len(kept)))
+    _write_page(page_path(rationales), chosen)
+    _write_table(table_path(rationales), chosen)  # last: its presence says that both are there
+
+
+def read_verdicts(rationales: Path) -> Verdicts:
+    """What the table beside `rationales` says; nothing where there is no table.
+
+    Raises:
+      UserError: the table is damaged, or a verdict is not one of `VERDICTS`.
+    """
+    path = table_path(rationales)
+    if not path.exists():
+        return Verdicts()
+    judged: dict[str, set[int]] = {verdict: set() for verdict in VERDICTS}
+    asked = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write the mark
+            for row in csv.DictReader(file):
+                asked += 1
+                verdict = (row.get("verdict") or "").strip().lower()
+                if verdict:
+                    judged[verdict].add(int(str(row["id"]).removeprefix("id-"), 16))
+    except KeyError as error:
+        raise UserError(
+            f"{path}: verdict or column {error} is unknown; expected the columns "
+            f"{', '.join(COLUMNS)}, and in verdict one of {', '.join(VERDICTS)} or nothing"
+        ) from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path}: {error}; restore the table, or delete it for a new one"
+        ) from error
+    return Verdicts(
+        asked=asked, accepted=frozenset(judged["keep"]), rejected=frozenset(judged["drop"])
+    )
+
+
+def _write_table(path: Path, records: Sequence[Record]) -> None:
+    with replacing(path) as file:
+        lines = _Lines(file)
+        writer = csv.writer(lines)
+        writer.writerow(COLUMNS)
+        for record in records:
+            text = "\n\n".join(record["rationales"])
+            writer.writerow([_id(record), record["image"], record["score"], "", "", text])
+
+
+class _Lines:
+    """What `csv` writes to, around a binary file."""
+
+    def __init__(self, file):  # noqa: ANN001
+        self._file = file
+
+    def write(self, text: str) -> None:
+        self._file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def _write_page(path: Path, records: Sequence[Record]) -> None:
+    frame = resources.files("jaxqa.reasoning").joinpath("human_audit.html").read_text("utf-8")
+    cards = "\n".join(_card(number, record) for number, record in enumerate(records, 1))
+    page = frame.replace("@TABLE@", html.escape(path.with_suffix(".csv").name))
+    with replacing(path) as file:
+        file.write(page.replace("@CARDS@", cards).encode("utf-8", "backslashreplace"))
+
+
+def _card(number: int, record: Record) -> str:
+    texts = "".join(f"<p>{html.escape(text)}</p>" for text in record["rationales"])
+    score = "none" if record["score"] is None else f"{record['score']:g}"
+    return (
+        f'<article data-id="{_id(record)}" data-image="{html.escape(record["image"])}">'
+        f"<h2>{number}. {html.escape(record['image'])}</h2>{_picture(record)}"
+        f"<p>label: <b>{score}</b> ({html.escape(record['dataset'])}, {record['task']})</p>{texts}"
+        f"</article>"
+    )
+
+
+def _picture(record: Record) -> str:
+    try:
+        url = data_url(*sendable(Path(record["image"]), max_pixels=SHOWN_PIXELS))
+    except UserError as error:
+        return f"<p>{html.escape(str(error))}</p>"
+    return f'<img alt="" src="{url}">'
+
+
+def _id(record: Record) -> str:
+    """The number in hexadecimal after letters: a spreadsheet would round it."""
+    return f"id-{record['example_id']:x}"

@@ -1,0 +1,76 @@
+"""Runs a pipeline over images into a file, and goes on where a killed one stopped."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from jaxqa.errors import UserError
+from jaxqa.reasoning import pipeline as pipelines
+from jaxqa.reasoning.expert import Check, Expert
+from jaxqa.reasoning.pipeline import Item, Pipeline, Role
+from jaxqa.reasoning.rationale_file import EXPERT_FAILED, record_of
+from jaxqa.sampling.config import SamplingConfig
+from jaxqa.train.json_lines import JsonLines, keep_json_lines, read_json_lines
+
+Advance = Callable[[int], None]
+
+
+def write_rationales(
+    path: Path,
+    items: Sequence[Item],
+    pipeline: Pipeline,
+    experts: Mapping[Role, Expert],
+    *,
+    sampling: SamplingConfig,
+    size: int,
+    check: Check,
+    advance: Advance,
+) -> None:
+    """Append a line for each of `items` that has none yet.
+
+    Images that nobody answered about in an earlier attempt are asked about again.
+
+    Args:
+      path: the file.
+      items: images, in the order of the lines.
+      pipeline: what is asked and kept.
+      experts: who is asked.
+      sampling: how the expert's answers are sampled.
+      size: conversations that advance together.
+      check: raises to stop; the lines of whole batches stay.
+      advance: told how many of the items are done.
+
+    Raises:
+      UserError: an expert cannot be asked, the disk cannot be written, or no image is kept.
+    """
+    keep_json_lines(path, lambda record: record.get("reason") != EXPERT_FAILED)
+    done: set[int] = set()
+    kept: Counter[str] = Counter()
+    for record in read_json_lines(path):
+        done.add(record["example_id"])
+        kept[record["group"]] += record["kept"]
+    left = [item for item in items if item.example.example_id not in done]
+    count = len(items) - len(left)
+    with JsonLines(path) as file:
+        for batch in pipelines.take(left, pipeline, size=size, kept=kept):
+            check()
+            talks = [pipeline.write(item, sampling) for item in batch]
+            outcomes = pipelines.converse(talks, experts, check)
+            records = [
+                record_of(item, outcome, group=pipeline.group(item))
+                for item, outcome in zip(batch, outcomes, strict=True)
+            ]
+            file.append(records)
+            kept.update(record["group"] for record in records if record["kept"])
+            count += len(batch)
+            advance(count)
+    if not kept.total():
+        reasons = Counter(str(record["reason"]) for record in read_json_lines(path))
+        raise UserError(
+            f"{path}: none of {count} images was kept ({_listed(reasons)}); the file says what "
+            "was answered; change the expert or the filters, and delete it to ask again"
+        )
+
+
+def _listed(reasons: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in reasons.most_common(5))
