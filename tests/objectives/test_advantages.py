@@ -3,7 +3,12 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from jaxqa.objectives.advantages import AdvantageConfig, group_advantages
+from jaxqa.objectives.advantages import (
+    AdvantageConfig,
+    FilterConfig,
+    group_advantages,
+    informative_groups,
+)
 
 
 def _expected(rewards: np.ndarray, *, scale: str, epsilon: float) -> np.ndarray:
@@ -59,3 +64,49 @@ def test_unparsed_completions_count_with_zero():
 def test_wrong_config_is_refused(wrong):
     with pytest.raises((ValueError, TypeCheckError), match=next(iter(wrong))):
         AdvantageConfig(**wrong)
+
+
+@pytest.mark.parametrize(("deviation", "ddof"), [("bessel", 1), ("population", 0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_stay_whose_rewards_deviate_by_more(deviation, ddof: int, seed: int):
+    rng = np.random.default_rng(seed)
+    spreads = np.array([0, 1e-4, 1e-3, 2e-3, 0.05, 0.2, 1])[:, None]
+    rewards = (0.7 + spreads * rng.normal(size=(7, 5))).astype(np.float32)
+    stds = rewards.astype(np.float64).std(axis=1, ddof=ddof)
+    for tau in (0.0, 0.001, 0.1):
+        config = FilterConfig(tau=tau, deviation=deviation)
+        expected = stds > tau
+        assert expected.any() and not expected.all()
+        np.testing.assert_array_equal(informative_groups(jnp.asarray(rewards), config), expected)
+
+
+def test_a_group_of_equals_never_stays_and_the_threshold_itself_is_too_little():
+    # In float32 the mean of three times 0.1 is not 0.1.
+    equals = jnp.full((2, 3), 0.1)
+    assert not informative_groups(equals, FilterConfig(tau=0.0)).any()
+    rewards = jnp.array([[0.0, 2.0, 1.0]])  # deviation exactly 1
+    assert not informative_groups(rewards, FilterConfig(tau=1.0)).any()
+    assert informative_groups(rewards, FilterConfig(tau=0.999)).all()
+    # The same with G would be sqrt(2 / 3).
+    population = FilterConfig(tau=0.9, deviation="population")
+    assert not informative_groups(rewards, population).any()
+
+
+def test_without_a_threshold_every_group_stays():
+    assert informative_groups(jnp.full((4, 3), 0.1), FilterConfig()).all()
+    assert not informative_groups(jnp.ones((4, 1)), FilterConfig(tau=0.001)).any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tau": -0.1},
+        {"tau": float("inf")},
+        {"deviation": "none"},
+        {"resample_rounds": -1},
+        {"resample_rounds": 2},
+    ],
+)
+def test_wrong_filter_is_refused(wrong):
+    with pytest.raises((ValueError, TypeCheckError), match=next(iter(wrong))):
+        FilterConfig(**wrong)

@@ -95,7 +95,9 @@ def grpo_batch(mesh):
         completion_mask=mask,
         sampler_log_probs=old,
         advantages=rng.normal(size=(ROWS, GROUP)).astype(np.float32),
-        normalizer=np.float32(loss_normalizer(jax.numpy.asarray(mask), GrpoConfig())),
+        normalizer=np.float32(
+            loss_normalizer(jax.numpy.asarray(mask), GrpoConfig(), max_length=LENGTH)
+        ),
         old_log_probs=old,
         ref_log_probs=reference,
     )
