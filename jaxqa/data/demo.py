@@ -2,7 +2,8 @@
 
     images/I0001.png  images/I0001_03_05.png  dmos.csv  splits.csv  rationales.jsonl  manifest.json
 
-A "reference" of the files is one crop of a scene. Labels are synthetic (`pseudo_mos`).
+A "reference" of the files is one crop of a scene. Labels are synthetic (`pseudo_mos`). Label files
+of further tasks (`demo_tasks`, `demo_alignment`) are written where the config asks for them.
 """
 
 import csv
@@ -23,12 +24,14 @@ from PIL import Image
 
 from jaxqa import files
 from jaxqa.data import demo_rationales, distortions, procedural, scenes
+from jaxqa.data.demo_alignment import HELD_OUT, write_alignment
+from jaxqa.data.demo_tasks import EXTRA_TASKS, Version, write_tasks
 from jaxqa.data.pseudo_mos import pseudo_mos
 from jaxqa.data.reference_crops import augment, scene_crop
 from jaxqa.errors import UserError
 
 MANIFEST = "manifest.json"
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 
 _NUMBERED = list(enumerate(distortions.DISTORTIONS, 1))
 
@@ -49,6 +52,9 @@ class DemoDataConfig:
         test_crops: Crops of the test photographs together, at least one each.
         train_distortions: Distorted versions of a training crop, 1 to 40; held-out crops get all.
         wallpapers: Use the photographs of Debian's wallpaper packages where installed.
+        tasks: What can be asked about the pictures besides their quality: aesthetics, degradation,
+            comparison, alignment; each gets a label file of its own.
+        alignment_pictures: Drawn pictures with texts, where alignment is among the tasks.
     """
 
     crop_size: int = 112
@@ -62,8 +68,17 @@ class DemoDataConfig:
     test_crops: int = 10
     train_distortions: int = 10
     wallpapers: bool = True
+    tasks: tuple[str, ...] = ()
+    alignment_pictures: int = 1000
 
     def __post_init__(self) -> None:
+        known = (*EXTRA_TASKS, "alignment")
+        if len(set(self.tasks)) != len(self.tasks) or not set(self.tasks) <= set(known):
+            raise UserError(f"tasks must be some of {', '.join(known)}, found {self.tasks}")
+        if self.alignment_pictures < HELD_OUT:
+            raise UserError(
+                f"alignment_pictures must be at least {HELD_OUT}, found {self.alignment_pictures}"
+            )
         if self.crop_size < 28 or self.crop_size % 28:
             raise UserError(f"crop_size must be a multiple of 28, found {self.crop_size}")
         versions = len(distortions.DISTORTIONS) * distortions.NUM_LEVELS
@@ -158,9 +173,39 @@ def _write(
         made = pool.map(workshop.make, jobs)
         rows = [row for group in made for row in group]
     _write_tables(partial, jobs, rows)
+    seed, photographed = description["seed"], [t for t in config.tasks if t != "alignment"]
+    write_tasks(partial, _versions(jobs, rows), photographed, seed)
+    if "alignment" in config.tasks:
+        write_alignment(partial, config.alignment_pictures, config.crop_size, seed)
     references = {job.reference: job.scene for job in jobs}
     manifest = {**description, "references": references, "images": len(rows)}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _versions(jobs: list[_Job], rows: list[_Row]) -> list[Version]:
+    """Every reference crop, followed by its distorted versions."""
+    names = list(distortions.DISTORTIONS)
+    by_reference: dict[str, list[_Row]] = {}
+    for row in rows:
+        by_reference.setdefault(row.reference, []).append(row)
+    versions = []
+    for job in jobs:
+        whole = f"{job.reference}.png"
+        shared = {"reference": whole, "split": job.split}
+        versions.append(Version(name=whole, distortion=None, level=0, score=5.0, **shared))
+        for row in by_reference[whole]:
+            _, number, level = Path(row.name).stem.split("_")
+            distortion = names[int(number) - 1]
+            versions.append(
+                Version(
+                    name=row.name,
+                    distortion=distortion,
+                    level=int(level),
+                    score=row.score,
+                    **shared,
+                )
+            )
+    return versions
 
 
 def _describe(found: list[scenes.Scene], config: DemoDataConfig, seed: int) -> dict[str, Any]:

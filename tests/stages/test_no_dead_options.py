@@ -49,6 +49,8 @@ SMALL = {
     "data.demo.validation_crops": "1",
     "data.demo.test_crops": "2",
     "data.demo.train_distortions": "4",
+    "data.demo.tasks": "('alignment',)",
+    "data.demo.alignment_pictures": "5",
     "evaluation.batch_size": "4",
     "evaluation.limit": "6",
     "model.vision.hidden_size": "16",
@@ -270,7 +272,8 @@ def starting_point(config: RunConfig, stage: str | None) -> Any:
 
 def abstract_model(config: RunConfig) -> tuple[Qwen2_5_VL, Any, Any]:
     made = set_up(config)
-    row = encoding.build_prompt_row(made.train[0], made.template, made.encoder)
+    source = made.train["demo"]
+    row = encoding.build_prompt_row(source.examples[0], source.template, made.encoder)
     prompts = stack_rows([row], prompt_length=row.length, num_windows=row.num_windows)
     return made.model, made.model.abstract_params(), prompts
 
@@ -470,10 +473,21 @@ TABLE: dict[str, Change] = {
     "model.text.max_position_embeddings": Change(
         "90", course, refused="more than the 90 positions of the model"
     ),
-    "data.dataset": Change("kadid10k", refused="demo makes the data set 'jaxqa_demo'"),
+    "data.mixing": Change("batches", loader_config),
+    "data.sources.source.dataset": Change("kadid10k", refused="demo makes the data set 'jaxqa_"),
+    "data.sources.source.root": Change("/elsewhere", first_batches_anew, refused="/elsewhere"),
     "data.root": Change("elsewhere", data_folder),
-    "data.split": Change("qalign", first_batches_anew, refused="unknown split 'qalign/train'"),
-    "data.template": Change(
+    "data.sources.source.split": Change(
+        "qalign", first_batches_anew, refused="unknown split 'qalign/train'"
+    ),
+    "data.sources.source.system": Change("Look!", first_batches_anew),
+    "data.sources.source.question": Change("How good is it?", first_batches_anew),
+    "data.sources.source.weight": Change("0.0", course, refused="every weight is 0"),
+    "data.sources.source.scale": Change(
+        "measured", first_batches_anew, refused="states no measured range of jaxqa_demo"
+    ),
+    "data.sources.source.evaluate": Change("False", course, refused="nothing to test"),
+    "data.sources.source.template": Change(
         "q_insight",
         first_batches_anew,
         {"data.buckets.prompt_lengths": "(400,)", "data.buckets.completion_lengths": "(60,)"},
@@ -497,6 +511,8 @@ TABLE: dict[str, Change] = {
     "data.demo.test_crops": Change("5", demo_files),
     "data.demo.train_distortions": Change("5", demo_files),
     "data.demo.wallpapers": Change("False", demo_files),
+    "data.demo.tasks": Change("('comparison',)", demo_files),
+    "data.demo.alignment_pictures": Change("6", demo_files),
     "evaluation.part": Change("validation", course),
     "evaluation.batch_size": Change("3", course),
     "evaluation.max_new_tokens": Change("9", course),
@@ -542,10 +558,17 @@ TABLE: dict[str, Change] = {
     "sft.kind": Change("warmup", first_batches, {"sft.evaluate": "False"}),
     "grpo.kind": Change("sft", refused="config.grpo: unknown key 'advantages', 'objective'"),
 }
-"""By path; `stage` and `term` stand for any section's and any reward's name. Full paths win."""
+"""By path; `stage`, `term` and `source` stand for any section's, reward's and source's name.
+
+Full paths win.
+"""
 
 EXEMPT: dict[str, str] = {}
 """By path: why changing the field may change nothing. None may, so far."""
+
+
+_NAMED = {"rewards": "term", "sources": "source"}
+"""Fields that are dicts of dataclasses, and what stands for any name in the table."""
 
 
 def places(value: Any, path: str = "", row: str = "") -> Iterator[tuple[str, str, type]]:
@@ -555,9 +578,9 @@ def places(value: Any, path: str = "", row: str = "") -> Iterator[tuple[str, str
         if field.name == "sections":
             for name in value.stages:
                 yield from places(item[name], f"{name}.", "stage.")
-        elif field.name == "rewards":
-            for name, term in item.items():
-                yield from places(term, f"{at}.{name}.", f"{row_at}.term.")
+        elif field.name in _NAMED:
+            for name, part in item.items():
+                yield from places(part, f"{at}.{name}.", f"{row_at}.{_NAMED[field.name]}.")
         elif dataclasses.is_dataclass(item):
             yield from places(item, f"{at}.", f"{row_at}.")
         elif field.name != "options":  # see tests/rewards/test_reward_registry.py
