@@ -9,7 +9,7 @@ import pytest
 from jaxqa import sharding
 from jaxqa.metrics import states
 from jaxqa.train.state import create_state
-from jaxqa.train.step import make_update
+from jaxqa.train.step import make_update, micro_batch_rows
 
 RATE = optax.constant_schedule(0.1)
 
@@ -42,6 +42,85 @@ def test_micro_batches_equal_the_whole_batch(micro_batches):
 
     for value, expected in zip(run(micro_batches), run(1), strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def counting(params, batch):
+    """Least squares of the rows that are not masked; says how often it was computed."""
+    error = jnp.where(batch["mask"], batch["x"] @ params["kernel"] - batch["y"], 0.0)
+    loss = jnp.square(error).sum() / batch["count"]
+    return loss, ({"computed": jnp.float32(1)}, 2 * error)
+
+
+def packed(kept, parts):
+    """A batch whose rows `kept` come first in its micro-batches; the others are masked rubbish."""
+    host = make(len(kept))
+    rows = np.argsort(~kept, kind="stable")
+    order = np.empty_like(rows)
+    order[micro_batch_rows(len(kept), parts)] = rows
+    host["x"][~kept] = 1e30
+    return {
+        "x": host["x"][order],
+        "y": host["y"][order],
+        "mask": kept[order],
+        "count": np.float32(max(kept.sum(), 1)),
+    }
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+def test_unused_micro_batches_are_not_computed_and_nothing_is_compiled_anew(parts):
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    optimizer = optax.adam(0.1)
+    update = make_update(counting, optimizer, learning_rate=RATE, micro_batches=parts)
+    whole = make_update(counting, optimizer, learning_rate=RATE)
+
+    def fresh():
+        params = jax.device_put({"kernel": jnp.ones(3)}, sharding.replicated(mesh))
+        return create_state(params, optimizer)
+
+    for kept in ([1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0], [0] * 6):
+        kept = np.array(kept, bool)
+        used = -(-int(kept.sum()) // (6 // parts))
+        batch = sharding.shard_rows(packed(kept, parts), mesh)
+        state, metrics, outputs = update(fresh(), batch, used=jnp.int32(used))
+        assert float(metrics["computed"]) == used
+        if not used:
+            np.testing.assert_array_equal(state.params["kernel"], np.ones(3))
+            assert metrics["loss"] == 0 and metrics["grad_norm"] == 0 and int(state.step) == 1
+            continue
+        expected = whole(fresh(), sharding.shard_rows(packed(kept, 1), mesh))
+        np.testing.assert_allclose(state.params["kernel"], expected[0].params["kernel"], rtol=1e-6)
+        np.testing.assert_allclose(metrics["loss"], expected[1]["loss"], rtol=1e-6)
+        found = np.asarray(outputs)[micro_batch_rows(6, parts)]
+        np.testing.assert_allclose(found, expected[2], rtol=1e-5)
+    assert update._cache_size() == 1
+
+
+def test_an_empty_batch_stops_the_momentum_too():
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    optimizer = optax.adamw(0.1, weight_decay=0.1)
+    update = make_update(counting, optimizer, learning_rate=RATE, micro_batches=2)
+    params = jax.device_put({"kernel": jnp.ones(3)}, sharding.replicated(mesh))
+    everything, nothing = np.ones(6, bool), np.zeros(6, bool)
+    batches = [sharding.shard_rows(packed(kept, 2), mesh) for kept in (everything, nothing)]
+    state = update(create_state(params, optimizer), batches[0], used=jnp.int32(2))[0]
+    before = np.asarray(state.params["kernel"])
+    state = update(state, batches[1], used=jnp.int32(0))[0]
+    np.testing.assert_array_equal(state.params["kernel"], before)
+    assert int(state.step) == 2
+
+
+def test_all_micro_batches_used_is_the_same_to_the_bit():
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    optimizer = optax.adam(0.1)
+    update = make_update(counting, optimizer, learning_rate=RATE, micro_batches=3)
+    batch = sharding.shard_rows(packed(np.ones(6, bool), 3), mesh)
+
+    def run(used):
+        params = jax.device_put({"kernel": jnp.ones(3)}, sharding.replicated(mesh))
+        return update(create_state(params, optimizer), batch, used=used)
+
+    for left, right in zip(*map(jax.tree.leaves, (run(None), run(jnp.int32(3)))), strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
 def test_gradient_against_numpy_and_step_count():
