@@ -1,23 +1,30 @@
 """From labelled or unlabelled images to rationale and score, in fixed blocks."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxqa import sharding
-from jaxqa.data.batching import Buckets
+from jaxqa.data.batching import Buckets, PromptBatch
 from jaxqa.data.encoding import PromptEncoder
 from jaxqa.data.loader import Loader, LoaderConfig, evaluation_loader
 from jaxqa.data.prompts import PromptTemplate
 from jaxqa.data.records import Example
+from jaxqa.data.source import Source
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.rewards.parsing import parse_answer
-from jaxqa.sampling.config import SamplingConfig
+from jaxqa.rewards.parsing import ParsedAnswer, parse_answer
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Sampler
+from jaxqa.scoring.decoding import Decoding
+from jaxqa.scoring.expected import NumberExpander, ScoreDistribution, cut_before_number
 from jaxqa.typing import Params
+
+Tokens = Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +33,36 @@ class ScoredAnswer:
 
     Attributes:
       example: the image.
-      text: the whole completion; empty where the image could not be read.
-      score: number in `<answer>`, whatever its range, or None.
+      text: the (first) whole completion; empty where the image could not be read.
+      score: the number that the decoding mode makes of the answers, whatever its range, or None.
       error: why there is no score, or None.
+      parsed: the (first) completion, read; None where the image could not be read.
+      log_prob: of the (first) completion's tokens, summed; None where the image could not be read.
+      samples: each completion's number, or expected score; None where it has none.
+      distribution: over scores, in expected mode.
     """
 
     example: Example
     text: str
     score: float | None
     error: str | None
+    parsed: ParsedAnswer | None = None
+    log_prob: float | None = None
+    samples: tuple[float | None, ...] = ()
+    distribution: ScoreDistribution | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the distribution, else of several samples, else None."""
+        if self.distribution is not None:
+            return self.distribution.spread
+        known = [sample for sample in self.samples if sample is not None]
+        return float(np.std(known)) if len(known) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Asks a model about images, greedily.
+    """Asks a model about images.
 
     An image is computed in a block of `batch_size` rows of its own bucket, so its score depends
     on the image alone, not on its neighbours or their order.
@@ -51,6 +74,7 @@ class Scorer:
       max_new_tokens: longest answer.
       batch_size: rows of a block.
       num_workers: processes that decode images; 0 decodes in a thread.
+      decoding: how a score is read from the model.
     """
 
     model: Qwen2_5_VL
@@ -61,26 +85,35 @@ class Scorer:
     max_new_tokens: int
     batch_size: int
     num_workers: int = 0
+    decoding: Decoding = Decoding()
 
     def score(self, params: Params, examples: Sequence[Example]) -> Iterator[ScoredAnswer]:
         """Yield an answer per example, in blocks; buckets in turn, examples in order inside one."""
         by_id = {example.example_id: example for example in examples}
-        loader = self._loader(examples)
-        sampler = self._sampler()
+        loader, sampler, expander = self._loader(examples), self._sampler(), self._expander()
+        decoding = self.decoding
         try:
             for batch in loader:
                 prompts = sharding.shard_rows(batch.prompts, self.mesh)
-                keys = sample_keys(0, "score", 0, batch.example_ids, 1)
+                keys = sample_keys(decoding.seed, "score", 0, batch.example_ids, decoding.samples)
                 rollout = sampler(params, prompts, keys)
-                ids, lengths = jax.device_get((rollout.token_ids, rollout.length))
+                ids, lengths, log_probs = jax.device_get(
+                    (rollout.token_ids, rollout.length, rollout.log_probs)
+                )
+                written = [
+                    [tokens[:length].tolist() for tokens, length in zip(*row, strict=True)]
+                    for row in zip(ids, lengths, strict=True)
+                ]
+                distributions = self._distributions(params, batch, written, expander)
                 for row, error in enumerate(batch.errors):
                     if not batch.valid[row] and error is None:
                         continue  # padding of the last block
-                    yield self._answer(
-                        by_id[int(batch.example_ids[row])],
-                        ids[row, 0, : lengths[row, 0]].tolist(),
-                        error,
-                    )
+                    example = by_id[int(batch.example_ids[row])]
+                    if error is not None:
+                        yield ScoredAnswer(example=example, text="", score=None, error=error)
+                        continue
+                    answer = self._answer(example, written[row], distributions[row])
+                    yield dataclasses.replace(answer, log_prob=float(log_probs[row, 0].sum()))
         finally:
             loader.close()
 
@@ -96,8 +129,7 @@ class Scorer:
 
     def _loader(self, examples: Sequence[Example]) -> Loader:
         return evaluation_loader(
-            examples,
-            template=self.template,
+            [Source(name="score", examples=examples, template=self.template)],
             encoder=self.encoder,
             buckets=self.buckets,
             config=LoaderConfig(
@@ -105,18 +137,86 @@ class Scorer:
             ),
         )
 
-    def _answer(self, example: Example, ids: list[int], image_error: str | None) -> ScoredAnswer:
-        if image_error is not None:
-            return ScoredAnswer(example=example, text="", score=None, error=image_error)
-        text = self.encoder.tokenizer.decode(ids)
-        parsed = parse_answer(text)
-        return ScoredAnswer(example=example, text=text, score=parsed.score, error=parsed.error)
+    def _answer(
+        self,
+        example: Example,
+        written: Sequence[Tokens],
+        distributions: Sequence[ScoreDistribution | None],
+    ) -> ScoredAnswer:
+        """What the completions of one image come to; those without a number are left out."""
+        texts = [self.encoder.tokenizer.decode(ids) for ids in written]
+        parsed = [parse_answer(text) for text in texts]
+        samples: tuple[float | None, ...] = tuple(answer.score for answer in parsed)
+        whole = None
+        if self.decoding.mode == "expected":
+            samples = tuple(d.mean if d else None for d in distributions)
+            whole = _mixture([d for d in distributions if d])
+        known = [sample for sample in samples if sample is not None]
+        return ScoredAnswer(
+            example=example,
+            text=texts[0],
+            score=sum(known) / len(known) if known else None,
+            error=None if known else _reason(parsed),
+            parsed=parsed[0],
+            samples=samples if len(samples) > 1 else (),
+            distribution=whole,
+        )
+
+    def _distributions(
+        self,
+        params: Params,
+        batch: PromptBatch,
+        written: Sequence[Sequence[Tokens]],
+        expander: NumberExpander | None,
+    ) -> list[list[ScoreDistribution | None]]:
+        """Of each row's completions; empty outside of expected mode."""
+        found: list[list[ScoreDistribution | None]] = [[] for _ in written]
+        for sample in range(self.decoding.samples if expander else 0):
+            cuts = [
+                cut_before_number(row[sample], self.encoder.tokenizer) if valid else None
+                for row, valid in zip(written, batch.valid, strict=True)
+            ]
+            assert expander is not None
+            expanded = expander.distributions(
+                params, batch.prompts, cuts, length=self.max_new_tokens
+            )
+            for row, distribution in zip(found, expanded, strict=True):
+                row.append(distribution)
+        return found
+
+    def _expander(self) -> NumberExpander | None:
+        low, high = self.template.low, self.template.high
+        if self.decoding.mode != "expected" or low is None or high is None:
+            return None
+        return NumberExpander(
+            model=self.model,
+            tokenizer=self.encoder.tokenizer,
+            score_range=(low, high),
+            mesh=self.mesh,
+        )
 
     def _sampler(self) -> Sampler:
         tokenizer = self.encoder.tokenizer
         return Sampler(
             model=self.model,
-            config=SamplingConfig(max_new_tokens=self.max_new_tokens, temperature=0.0),
+            config=self.decoding.sampling(self.max_new_tokens),
             stop_token_ids=tokenizer.stop_token_ids,
             pad_token_id=tokenizer.pad_token_id,
         )
+
+
+def _reason(parsed: Sequence[ParsedAnswer]) -> str:
+    """Why none of the completions gave a score."""
+    errors = [answer.error for answer in parsed if answer.error]
+    if errors:
+        return errors[0]
+    return "no admissible number has any probability after the rationale"
+
+
+def _mixture(parts: Sequence[ScoreDistribution]) -> ScoreDistribution | None:
+    """The distribution after one of several rationales, each as likely."""
+    if not parts:
+        return None
+    mean: Any = np.mean([part.probabilities for part in parts], axis=0)
+    mass = float(np.mean([part.mass for part in parts]))
+    return ScoreDistribution(values=parts[0].values, probabilities=mean, mass=mass)

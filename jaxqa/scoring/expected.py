@@ -1,0 +1,236 @@
+"""The expected score: exact over every two-decimal number that the prompt admits.
+
+After a rationale, the tree of admissible numbers is expanded level by level on the prompt's keys
+and values, which all branches share; each number gets the probability of all token sequences that
+write it and then begin the text that closes the answer. No branch is cut and no marginals are
+multiplied. The distribution is divided by the mass of all admissible numbers, which is reported.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxqa import sharding
+from jaxqa.data.tokenizer import Tokenizer
+from jaxqa.models.qwen2_5_vl.inputs import Prompts
+from jaxqa.rewards.parsing import parse_answer
+from jaxqa.sampling.sampler import Decoder
+from jaxqa.scoring import number_tree
+from jaxqa.scoring.number_tree import NumberTree, Vocabulary
+from jaxqa.typing import Array, Float, Int, Params
+
+_OPEN, _CLOSE = "<answer>", "</answer>"
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_RATING = re.compile(r'"rating"\s*:\s*')
+_CHUNK_LOGITS = 2**27  # values of a block of logits, to bound memory
+_WANTED_STEP = 16  # so that few shapes are compiled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreDistribution:
+    """Probabilities of scores.
+
+    Attributes:
+      values: float64 [N], ascending, on the prompt's scale.
+      probabilities: float64 [N], sum 1.
+      mass: their sum before it was divided out.
+    """
+
+    values: np.ndarray
+    probabilities: np.ndarray
+    mass: float
+
+    @property
+    def mean(self) -> float:
+        """The expected score."""
+        return float(self.values @ self.probabilities)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation."""
+        return float(np.sqrt(np.square(self.values - self.mean) @ self.probabilities))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A completion cut just before its number.
+
+    Attributes:
+      token_ids: what comes before.
+      lead: text before the number that the tokens do not hold, because one token writes both.
+      closing: text after the number, up to the end of the answer.
+    """
+
+    token_ids: Sequence[int]
+    lead: str
+    closing: str
+
+
+def cut_before_number(token_ids: Sequence[int], tokenizer: Tokenizer) -> Cut | None:
+    """Cut a completion before the number of its last `<answer>`; None if it has none."""
+    text = tokenizer.decode(token_ids)
+    if parse_answer(text).score is None:
+        return None
+    begin = text.rfind(_OPEN, 0, text.rfind(_CLOSE)) + len(_OPEN)
+    end = text.find(_CLOSE, begin)
+    rating = _RATING.search(text, begin, end)
+    number = _NUMBER.search(text, rating.end() if rating else begin, end)
+    if number is None:
+        return None
+    for length in range(len(token_ids), -1, -1):
+        before = tokenizer.decode(token_ids[:length])
+        if len(before) <= number.start() and text.startswith(before):
+            return Cut(
+                token_ids=tuple(token_ids[:length]),
+                lead=text[len(before) : number.start()],
+                closing=text[number.end() : end + len(_CLOSE)],
+            )
+    raise AssertionError("the empty completion is a beginning of any text")
+
+
+def continue_prompts(prompts: Prompts, written: Sequence[Sequence[int]], *, length: int) -> Prompts:
+    """Prompts with `length` more slots, that go on with what was `written` after each (NumPy)."""
+    fields = {f.name: np.asarray(getattr(prompts, f.name)) for f in dataclasses.fields(prompts)}
+    for name, fill in (("token_ids", 0), ("mask", False), ("positions", 0), ("vision_index", -1)):
+        array = fields[name]
+        widths = [(0, 0)] * (array.ndim - 1) + [(0, length)]
+        fields[name] = np.pad(array, widths, constant_values=fill)
+    fields["next_position"] = fields["next_position"].copy()
+    for row, ids in enumerate(written):
+        start = int(fields["mask"][row].sum())
+        place, count = slice(start, start + len(ids)), len(ids)
+        fields["token_ids"][row, place] = ids
+        fields["mask"][row, place] = True
+        fields["vision_index"][row, place] = -1
+        fields["positions"][row, :, place] = fields["next_position"][row] + np.arange(count)
+        fields["next_position"][row] += count
+    return Prompts(**fields)
+
+
+@dataclasses.dataclass(kw_only=True)
+class NumberExpander:
+    """Distributions over the numbers of a range, for completions that stop before one.
+
+    Attributes:
+      model: whose probabilities they are.
+      tokenizer: of the model.
+      score_range: lowest and highest number that the prompt admits.
+      mesh: devices that hold the parameters.
+    """
+
+    model: Decoder
+    tokenizer: Tokenizer
+    score_range: tuple[float, float]
+    mesh: Mesh
+
+    def __post_init__(self):
+        self._numbers = number_tree.admissible(*self.score_range)
+        self._trees: dict[str, NumberTree] = {}
+        self._closers: dict[tuple[str, str], np.ndarray] = {}
+
+    @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
+        size = self.tokenizer.vocab_size
+        return Vocabulary(tuple(self.tokenizer.decode([token]) for token in range(size)))
+
+    def distributions(
+        self, params: Params, prompts: Prompts, cuts: Sequence[Cut | None], *, length: int
+    ) -> list[ScoreDistribution | None]:
+        """One distribution per row; None where there is no cut, or no number has any probability.
+
+        Args:
+          params: of the model.
+          prompts: B rows, in NumPy.
+          cuts: B completions.
+          length: slots for what they have written; fixed, so that shapes do not depend on them.
+        """
+        written = [cut.token_ids if cut else () for cut in cuts]
+        rows = sharding.shard_rows(continue_prompts(prompts, written, length=length), self.mesh)
+        found: list[ScoreDistribution | None] = [None] * len(cuts)
+        for lead in sorted({cut.lead for cut in cuts if cut}):
+            tree = self._tree(lead)
+            closers = {c.closing: self._ends(lead, c.closing) for c in cuts if c and c.lead == lead}
+            wanted = number_tree.wanted_tokens(tree, closers.values())
+            log_probs = self._log_probs(params, rows, tree, wanted)
+            for row, cut in enumerate(cuts):
+                if cut and cut.lead == lead:
+                    ends = closers[cut.closing]
+                    masses = number_tree.number_masses(tree, ends, wanted, log_probs[row])
+                    found[row] = _normalised(tree.values, masses)
+        return found
+
+    def _log_probs(
+        self, params: Params, rows: Any, tree: NumberTree, wanted: np.ndarray
+    ) -> np.ndarray:
+        """Float32 [B M R], of each wanted token after each node."""
+        padded = np.pad(wanted, (0, -len(wanted) % _WANTED_STEP), mode="edge")
+        levels = tuple((level.parents, level.tokens) for level in tree.levels)
+        arrays = jax.device_put((levels, padded), sharding.replicated(self.mesh))
+        return np.asarray(_expand(self.model, params, rows, *arrays))[:, :, : len(wanted)]
+
+    def _tree(self, lead: str) -> NumberTree:
+        if lead not in self._trees:
+            tree = number_tree.build_tree(self._numbers, self._vocabulary, lead=lead)
+            self._trees[lead] = tree
+        return self._trees[lead]
+
+    def _ends(self, lead: str, closing: str) -> np.ndarray:
+        if (lead, closing) not in self._closers:
+            self._closers[lead, closing] = self._tree(lead).closers(closing)
+        return self._closers[lead, closing]
+
+
+def _normalised(values: np.ndarray, masses: np.ndarray) -> ScoreDistribution | None:
+    mass = float(masses.sum())
+    if not 0 < mass < np.inf:  # also true of nan
+        return None
+    return ScoreDistribution(values=values, probabilities=masses / mass, mass=mass)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _expand(
+    model: Decoder,
+    params: Params,
+    prompts: Any,
+    levels: tuple[tuple[Int[Array, "_"], Int[Array, "_"]], ...],
+    wanted: Int[Array, "R"],
+) -> Float[Array, "B M R"]:
+    """Log-probabilities of `wanted` tokens after the prompt and after every node of the tree."""
+    prefix = model.prefill(params, prompts)
+    head = model.head(params).astype(prefix.last_hidden.dtype)
+    found = [_wanted_log_probs(prefix.last_hidden[:, None], head, wanted)]
+    batch, cache = prefix.last_hidden.shape[0], None
+    for step, (parents, tokens) in enumerate(levels):
+        if cache is None:
+            cache = model.init_cache(prefix, num_samples=len(tokens), length=len(levels))
+        else:  # [L B K G T H]: each branch goes on from its parent
+            cache = jax.tree.map(lambda leaf, rows=parents: jnp.take(leaf, rows, axis=3), cache)
+        ids = jnp.broadcast_to(tokens[None], (batch, len(tokens)))
+        hidden, cache = model.decode(params, prefix, cache, ids, jnp.int32(step))
+        found.append(_wanted_log_probs(hidden, head, wanted))
+    return jnp.concatenate(found, axis=1)
+
+
+def _wanted_log_probs(
+    hidden: Float[Array, "B G D"], head: Float[Array, "V D"], wanted: Int[Array, "R"]
+) -> Float[Array, "B G R"]:
+    """Log-softmax at the wanted tokens, block of nodes by block, so that logits stay small."""
+    batch, nodes, width = hidden.shape
+    size = max(1, min(nodes, _CHUNK_LOGITS // (batch * head.shape[0])))
+    padded = jnp.pad(hidden, ((0, 0), (0, -nodes % size), (0, 0)))
+    blocks = jnp.moveaxis(padded.reshape(batch, -1, size, width), 1, 0)
+
+    def block(rows: Array) -> Array:
+        logits = jnp.einsum("bgd,vd->bgv", rows, head, preferred_element_type=jnp.float32)
+        total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        return jnp.take(logits, wanted, axis=-1) - total
+
+    found = jnp.moveaxis(jax.lax.map(block, blocks), 0, 1)
+    return found.reshape(batch, -1, wanted.shape[0])[:, :nodes]
