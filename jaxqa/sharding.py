@@ -43,6 +43,26 @@ QWEN2_5_VL_RULES: Rules = (
     (r"model/norm/weight", P()),
 )
 
+CLIP_RULES: Rules = (
+    (
+        r"(vision|text)_model/encoder/layers/(self_attn/[qkv]_proj|mlp/fc1)/kernel",
+        P(None, "fsdp", "tensor"),
+    ),
+    (
+        r"(vision|text)_model/encoder/layers/(self_attn/out_proj|mlp/fc2)/kernel",
+        P(None, "tensor", "fsdp"),
+    ),
+    (r"(vision|text)_model/encoder/layers/(self_attn/[qkv]_proj|mlp/fc1)/bias", P(None, "tensor")),
+    (r"vision_model/embeddings/patch_embedding/kernel", P(None, "fsdp")),
+    (r"vision_model/head/(attention/in_proj|mlp/fc1)/kernel", P("fsdp", "tensor")),
+    (r"vision_model/head/(attention/out_proj|mlp/fc2)/kernel", P("tensor", "fsdp")),
+    (r"text_model/embeddings/token_embedding/embedding", P("tensor", "fsdp")),
+    (r"text_model/head/kernel", P("fsdp", None)),
+    (r"(visual|text)_projection/kernel", P("fsdp", None)),
+    (r"(vision|text)_model/.*", P()),
+    (r"logit_(scale|bias)", P()),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:

@@ -62,8 +62,12 @@ class StoredTensor:
             raise UserError(f"cannot read {self.name} from {self.file}: {error}") from error
 
 
-def open_directory(directory: str | Path) -> dict[str, StoredTensor]:
+def open_directory(
+    directory: str | Path, *, ignored: tuple[str, ...] = ()
+) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint directory by stored name; headers are read, data is not.
+
+    Tensors whose names end with one of `ignored` are passed over, whatever their type.
 
     Raises:
       UserError: no safetensors, a missing or damaged shard, a tensor stored twice, or a type
@@ -71,7 +75,7 @@ def open_directory(directory: str | Path) -> dict[str, StoredTensor]:
     """
     tensors: dict[str, StoredTensor] = {}
     for path in _shard_paths(Path(directory)):
-        for tensor in _open_file(path):
+        for tensor in _open_file(path, ignored):
             if tensor.name in tensors:
                 other = tensors[tensor.name].file.name
                 raise UserError(f"{directory}: tensor {tensor.name} is in {other} and {path.name}")
@@ -102,7 +106,7 @@ def _shard_paths(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
-def _open_file(path: Path) -> list[StoredTensor]:
+def _open_file(path: Path, ignored: tuple[str, ...]) -> list[StoredTensor]:
     """Tensors of one file. The reader checks the header against the length of the file."""
     try:
         opened = safe_open(path, framework="numpy")
@@ -114,6 +118,8 @@ def _open_file(path: Path) -> list[StoredTensor]:
         ) from error
     tensors = []
     for name, handle in handles.items():
+        if name.endswith(ignored):
+            continue
         dtype = DTYPES.get(handle.get_dtype())
         if dtype is None:
             raise UserError(
@@ -145,7 +151,7 @@ def write_directory(
         weight_map.update(dict.fromkeys(names, file))
         try:
             # transformers refuses files without this mark.
-            tensors = {name: np.ascontiguousarray(fetch(name)) for name in names}
+            tensors = {name: np.asarray(fetch(name), order="C") for name in names}
             save_file(tensors, directory / file, metadata={"format": "pt"})
             # save_file makes files private; they get the directory's permissions.
             (directory / file).chmod(directory.stat().st_mode & 0o666)
