@@ -1,7 +1,7 @@
 """Parameter trees as flat dicts of "/"-joined paths, and back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -40,6 +40,29 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"path {path!r} is both a leaf and a dict, or appears twice")
         node[name] = leaf
     return tree
+
+
+def split(
+    tree: Mapping[str, Any], chosen: Callable[[str], bool]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves whose "/"-joined path is `chosen`, and the others, as trees of nested dicts."""
+    flat = flatten(tree)
+    return (
+        unflatten({path: leaf for path, leaf in flat.items() if chosen(path)}),
+        unflatten({path: leaf for path, leaf in flat.items() if not chosen(path)}),
+    )
+
+
+def join(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `split`.
+
+    Raises:
+      ValueError: both trees have a leaf of the same path.
+    """
+    first, second = flatten(one), flatten(other)
+    if both := first.keys() & second.keys():
+        raise ValueError(f"both trees have {', '.join(sorted(both))}")
+    return unflatten(first | second)
 
 
 def count_parameters(tree: Any) -> int:

@@ -37,3 +37,13 @@ def test_counts_elements_and_bytes():
     params = {"w": jnp.zeros((3, 5), jnp.bfloat16), "s": jax.ShapeDtypeStruct((7,), jnp.float32)}
     assert tree.count_parameters(params) == 22
     assert tree.count_bytes(params) == 58
+
+
+def test_split_parts_leaves_by_path_and_join_undoes_it():
+    nested = {"a": {"x": 1, "y": 2}, "b": {"x": 3}}
+    chosen, rest = tree.split(nested, lambda path: path.endswith("x"))
+    assert chosen == {"a": {"x": 1}, "b": {"x": 3}} and rest == {"a": {"y": 2}}
+    assert tree.join(chosen, rest) == tree.join(rest, chosen) == nested
+    assert tree.split(nested, lambda path: True) == (nested, {})
+    with pytest.raises(ValueError, match="both trees have a/x"):
+        tree.join(nested, chosen)
