@@ -32,6 +32,8 @@ class PairwiseRule:
     """What a pair of images earns.
 
     Attributes:
+      label_range: differences of scores and labels are divided by it; the other options are in
+        this unit (`variance_epsilon` in its square).
       link: from standardised difference to probability: Phi or the logistic function.
       variance: of an image's scores: over n - 1, over n, or taken as 0.
       variance_epsilon: added to the variances; with "none" the square of a temperature.
@@ -44,6 +46,7 @@ class PairwiseRule:
       min_scores: an image with fewer readable scores forms no pairs.
     """
 
+    label_range: float = 1.0
     link: Link = "probit"
     variance: Variance = "bessel"
     variance_epsilon: float = 1e-6
@@ -55,6 +58,10 @@ class PairwiseRule:
     min_scores: int = 2
 
     def __post_init__(self):
+        if not 1e-6 <= self.label_range <= 1e15:
+            raise ValueError(
+                f"label_range is {self.label_range}, expected a number from 1e-6 to 1e15"
+            )
         # The bound keeps differences of `_LARGEST`, so divided, finite.
         if not 1e-30 <= self.variance_epsilon < math.inf:
             raise ValueError(
@@ -98,20 +105,24 @@ def pairwise(answers: Answers, targets: Targets, rule: PairwiseRule) -> Float[Ar
     """
     readable = scorable(answers, targets)
     scores = jnp.where(readable, jnp.clip(answers.score, -_LARGEST, _LARGEST), 0.0)
-    labels = jnp.nan_to_num(targets.score, nan=0.0, posinf=0.0, neginf=0.0)
-    labels = jnp.clip(labels, -_LARGEST, _LARGEST)
-    pairs = pair_mask(answers, targets, min_scores=rule.min_scores)
     statistics = score_statistics(scores, readable, rule.variance)
-    spread = jnp.sqrt(_outer_sum(statistics.variance) + rule.variance_epsilon)  # [N N]
-    # [i j k]: completion k of image i against image j.
-    above = scores[:, None, :] - statistics.base[None, :, None]
-    z = (above - statistics.offset[None, :, None]) / spread[:, :, None]  # [N N G]
-    win, loss = probabilities(z, rule.link)
-    wanted = preference(labels[:, None] - labels[None, :], rule)[:, :, None]
-    gain = _GAINS[rule.gain](win, loss, wanted, rule.gain_epsilon)
-    weights = pair_weights(jnp.abs(labels[:, None] - labels[None, :]), pairs, rule)
-    earned = jnp.sum(gain * weights[:, :, None], axis=1)  # [N G]
-    return jnp.where(readable & pairs.any(axis=1)[:, None], earned, 0.0)
+    variances = statistics.variance / rule.label_range**2
+    spread = jnp.sqrt(variances[:, None] + variances[None, :] + rule.variance_epsilon)  # [N N]
+    difference = _label_difference(targets, rule)
+    wanted = preference(difference, rule)
+    pairs = pair_mask(answers, targets, min_scores=rule.min_scores)
+    weights = pair_weights(jnp.abs(difference), pairs, rule)
+
+    def earned(completion: jax.Array) -> jax.Array:  # one of each image [N] against all [N N]
+        # Subtract first: nearly equal scores differ exactly, their shares of the range would not.
+        above = completion[:, None] - statistics.base[None, :] - statistics.offset[None, :]
+        win, loss = probabilities(above / (rule.label_range * spread), rule.link)
+        gain = _GAINS[rule.gain](win, loss, wanted, rule.gain_epsilon)
+        return jnp.sum(gain * weights, axis=1)
+
+    # One completion after another: [N N G] at once is slower and takes more memory.
+    rewards = jax.lax.map(earned, scores.T).T
+    return jnp.where(readable & pairs.any(axis=1)[:, None], rewards, 0.0)
 
 
 def can_pair(answers: Answers, targets: Targets, *, min_scores: int = 2) -> Bool[Array, " N"]:
@@ -166,7 +177,7 @@ def pair_weights(distance: jax.Array, pairs: jax.Array, rule: PairwiseRule) -> j
     """Weights of each row's pairs, which sum to 1; all 0 in a row without pairs."""
     if rule.distance_scale:
         # Relative to the nearest partner: however far all are, their weights do not vanish.
-        nearest = jnp.min(distance, axis=1, keepdims=True, where=pairs, initial=2 * _LARGEST)
+        nearest = jnp.min(distance, axis=1, keepdims=True, where=pairs, initial=jnp.inf)
         weights = jnp.where(pairs, jnp.exp((nearest - distance) / rule.distance_scale), 0.0)
     else:
         weights = jnp.asarray(pairs, jnp.float32)
@@ -192,5 +203,8 @@ def _surprise(probability: jax.Array, epsilon: float) -> jax.Array:
 _GAINS = {"fidelity": fidelity, "cross_entropy": cross_entropy}
 
 
-def _outer_sum(values: jax.Array) -> jax.Array:
-    return values[:, None] + values[None, :]
+def _label_difference(targets: Targets, rule: PairwiseRule) -> jax.Array:
+    """Label of each row minus that of each other, finite, in units of the label range."""
+    labels = jnp.nan_to_num(targets.score, nan=0.0, posinf=0.0, neginf=0.0)
+    labels = jnp.clip(labels, -_LARGEST, _LARGEST)
+    return (labels[:, None] - labels[None, :]) / rule.label_range

@@ -1,10 +1,5 @@
 """The published ranking rewards, as options of the pairwise core."""
 
-import dataclasses
-import math
-
-import jax.numpy as jnp
-
 from jaxqa.rewards.answers import Answers, Targets, compiled
 from jaxqa.rewards.pairwise import Link, PairwiseRule, Ties, Variance, pairwise
 from jaxqa.typing import Array, Float
@@ -78,6 +73,7 @@ def completion_ranking(
         shares of it (of its square: `variance_epsilon`).
     """
     rule = PairwiseRule(
+        label_range=label_range,
         link=link,
         variance=variance,
         variance_epsilon=variance_epsilon,
@@ -86,15 +82,4 @@ def completion_ranking(
         gain="cross_entropy",
         gain_epsilon=entropy_epsilon,
     )
-    return pairwise(*in_shares(answers, targets, label_range), rule)
-
-
-def in_shares(answers: Answers, targets: Targets, label_range: float) -> tuple[Answers, Targets]:
-    """Scores and labels as shares of the label range."""
-    if not (label_range > 0 and math.isfinite(label_range)):
-        raise ValueError(f"label_range is {label_range}, expected a finite number above 0")
-    share = 1.0 / label_range
-    return (
-        dataclasses.replace(answers, score=jnp.asarray(answers.score) * share),
-        dataclasses.replace(targets, score=jnp.asarray(targets.score) * share),
-    )
+    return pairwise(answers, targets, rule)

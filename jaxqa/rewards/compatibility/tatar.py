@@ -15,10 +15,10 @@ from jaxqa.rewards.compatibility.reading import first_answer, read_scores
 from jaxqa.rewards.labels import TASKS
 from jaxqa.rewards.pairwise import PairwiseRule, pairwise
 from jaxqa.rewards.parsing import without_code_fence
-from jaxqa.rewards.ranking import in_shares
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _SAMPLES = PairwiseRule(
+    label_range=100.0,
     link="logistic",
     variance="none",
     variance_epsilon=0.08**2,
@@ -64,7 +64,7 @@ def rank_reward(answers: Answers, targets: Targets, *, images_per_device: int) -
     local = local_batches(targets, images_per_device)
     rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, group_size, axis=0), local)
     samples = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, 1, *leaf.shape[2:])), answers)
-    reward = pairwise(*in_shares(samples, rows, 100.0), _SAMPLES)
+    reward = pairwise(samples, rows, _SAMPLES)
     return jnp.where(_aesthetics(targets), reward.reshape(-1, group_size), 0.0)
 
 
@@ -74,7 +74,7 @@ def thurstone_reward(answers: Answers, targets: Targets, *, images_per_device: i
     Quirk: one score is enough for mean and variance. With one image per device it is 0.
     """
     local = local_batches(targets, images_per_device)
-    reward = pairwise(*in_shares(answers, local, 100.0), _GROUPS)
+    reward = pairwise(answers, local, _GROUPS)
     return jnp.where(_aesthetics(targets), reward, 0.0)
 
 
