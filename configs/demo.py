@@ -24,7 +24,7 @@ from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.stages.config import make_config
 from jaxqa.stages.sections import GrpoStage, SftStage, WarmupStage
-from jaxqa.stages.sources import DataConfig, EvaluationConfig, ModelSource
+from jaxqa.stages.sources import DataConfig, DataSource, EvaluationConfig, ModelSource
 from jaxqa.train.optimizer import OptimizerConfig
 
 MODES = ("full", "smoke")
@@ -89,8 +89,7 @@ def _data(smoke: bool) -> DataConfig:
             train_distortions=4,
         )
     return DataConfig(
-        dataset="jaxqa_demo",
-        template="concise",
+        sources={"demo": DataSource(dataset="jaxqa_demo", template="concise")},
         images=ImageConfig(max_pixels=112 * 112),
         buckets=Buckets(prompt_lengths=(72,), window_counts=(1,), completion_lengths=(32, 40)),
         cache_mb=512,

@@ -14,15 +14,21 @@ import numpy as np
 
 from jaxqa.data import encoding
 from jaxqa.data.encoding import PromptEncoder
-from jaxqa.data.prompts import PromptTemplate
 from jaxqa.data.records import Example
+from jaxqa.data.source import Source
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl.inputs import PromptRow, Prompts, stack_rows
+from jaxqa.rewards.labels import ABSENT, CHOICES, DISTORTION_CLASSES, SEVERITIES, TASKS
 from jaxqa.typing import Bool, Int
 
 OnBadImage = Literal["raise", "mask"]
 
 _BLACK = np.zeros((28, 28, 3), np.uint8)
+
+_ROW_FIELDS = (
+    *("prompts", "example_ids", "labels", "pools", "task"),
+    *("class_id", "severity_id", "choice_id", "valid"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,7 @@ class Buckets:
 # the fields meanwhile, so they are not type-checked.
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["prompts", "example_ids", "labels", "pools", "valid"],
+    data_fields=_ROW_FIELDS,
     meta_fields=["errors"],
 )
 @typing.no_type_check
@@ -100,9 +106,13 @@ class PromptBatch:
     Attributes:
         prompts: NumPy arrays, [B ...].
         example_ids: int64 [B]; a padding row repeats the batch's first one.
-        labels: float32 [B], scores in the data set's own range; NaN where unlabelled.
-        pools: int32 [B], number of the data set among the loader's, in alphabetic order; ranking
-            pairs are formed inside a pool.
+        labels: float32 [B], scores in the prompt's range; NaN where there is none or none is asked.
+        pools: int32 [B], number of the row's pool among the loader's, in alphabetic order; ranking
+            pairs are formed inside a pool, see `Source.pool`.
+        task: int32 [B], place in `records.TASKS`.
+        class_id: int32 [B], place in `labels.DISTORTION_CLASSES`; -1 where the task has none.
+        severity_id: int32 [B], place in `labels.SEVERITIES`; -1 where the task has none.
+        choice_id: int32 [B], place in `labels.CHOICES`; -1 where the task has none.
         valid: bool [B], False at padding rows and at rows whose image could not be read.
         errors: [B], what was wrong with a row's image, else None.
     """
@@ -111,16 +121,17 @@ class PromptBatch:
     example_ids: np.ndarray
     labels: np.ndarray
     pools: np.ndarray
+    task: np.ndarray
+    class_id: np.ndarray
+    severity_id: np.ndarray
+    choice_id: np.ndarray
     valid: np.ndarray
     errors: tuple[str | None, ...]
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=[
-        *("prompts", "example_ids", "labels", "pools", "valid"),
-        *("completion_ids", "completion_mask"),
-    ],
+    data_fields=(*_ROW_FIELDS, "completion_ids", "completion_mask"),
     meta_fields=["errors"],
 )
 @typing.no_type_check
@@ -156,13 +167,15 @@ def pad_completions(
 
 
 class BatchBuilder:
-    """Builds batches of a list of examples; decodes images, so it runs in the loader's workers."""
+    """Builds batches of the examples of some sources, in their order, one source after another.
+
+    It decodes images, so it runs in the loader's workers.
+    """
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        sources: Sequence[Source],
         *,
-        template: PromptTemplate,
         encoder: PromptEncoder,
         buckets: Buckets,
         supervised: bool,
@@ -172,8 +185,7 @@ class BatchBuilder:
         """Take the examples and how to turn them into rows.
 
         Args:
-            examples: rows are numbers in this list.
-            template: what is asked.
+            sources: rows are numbers in the list of all their examples.
             encoder: how text and images become tokens and patches.
             buckets: the static shapes.
             supervised: build `SftBatch`es, with the examples' own answers.
@@ -181,14 +193,14 @@ class BatchBuilder:
                 small black image that is not valid, with the reason in `errors`.
             cache_bytes: pixels of prepared rows to keep in memory.
         """
-        self.examples = examples
-        self.template = template
+        self.examples = [example for source in sources for example in source.examples]
+        self._sources = [source for source in sources for _ in source.examples]
         self.encoder = encoder
         self.buckets = buckets
         self.supervised = supervised
         self.on_bad_image = on_bad_image
-        names = sorted({example.dataset for example in examples})
-        self._pools = {name: number for number, name in enumerate(names)}
+        pools = {s.pool(e) for s, e in zip(self._sources, self.examples, strict=True)}
+        self._pools = {pool: number for number, pool in enumerate(sorted(pools))}
         self._targets: dict[int, np.ndarray] = {}
         self._rows: dict[int, PromptRow] = {}
         self._cache_left = cache_bytes
@@ -202,10 +214,9 @@ class BatchBuilder:
             UserError: a prompt or target fits no bucket, an example has no valid target, or an
                 image cannot be read and `on_bad_image` is "raise", or no image at all can be.
         """
-        shapes = [self._shape(example) for example in self.examples]
-        bad = [example for example, (_, error) in zip(self.examples, shapes, strict=True) if error]
-        if bad and len(bad) == len(shapes):
-            raise UserError(f"none of {len(bad)} images can be read; the first: {shapes[0][1]}")
+        shapes = [self._shape(number) for number in range(len(self.examples))]
+        if shapes and all(error for _, error in shapes):
+            raise UserError(f"none of {len(shapes)} images can be read; the first: {shapes[0][1]}")
         return (
             np.array([bucket for bucket, _ in shapes], np.int64),
             np.array([self._target_length(row) for row in range(len(shapes))], np.int64),
@@ -220,7 +231,6 @@ class BatchBuilder:
         completion_length: int,
     ) -> PromptBatch:
         """Batch of the examples `rows`, padded to `bucket` and `completion_length`."""
-        examples = [self.examples[row] for row in rows]
         built = [self._row(row) for row in rows.tolist()]
         errors = tuple(error for _, error in built)
         valid = valid & np.array([error is None for error in errors])
@@ -231,9 +241,7 @@ class BatchBuilder:
                 num_windows=self.buckets.window_counts[bucket],
                 pad_token_id=self.encoder.tokenizer.pad_token_id,
             ),
-            example_ids=np.array([example.example_id for example in examples], np.int64),
-            labels=np.array([_label(example) for example in examples], np.float32),
-            pools=np.array([self._pools[example.dataset] for example in examples], np.int32),
+            **self._facts(rows.tolist()),
             valid=valid,
             errors=errors,
         )
@@ -249,30 +257,46 @@ class BatchBuilder:
         mask = mask & batch.valid[:, None]
         return SftBatch(**vars(batch), completion_ids=ids[:, None], completion_mask=mask[:, None])
 
-    def _shape(self, example: Example) -> tuple[int, str | None]:
+    def _facts(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """What is known of the examples besides their images."""
+        pairs = [(self._sources[row], self.examples[row]) for row in rows]
+        scores = [source.score(example) for source, example in pairs]
+        labels = [_label_ids(source, example) for source, example in pairs]
+        tasks = [TASKS.index(source.template.task) for source, _ in pairs]
+        return {
+            "example_ids": np.array([example.example_id for _, example in pairs], np.int64),
+            "labels": np.array([np.nan if s is None else s for s in scores], np.float32),
+            "pools": np.array([self._pools[s.pool(e)] for s, e in pairs], np.int32),
+            "task": np.array(tasks, np.int32),
+            **{name: np.array([ids[name] for ids in labels], np.int32) for name in _LABEL_NAMES},
+        }
+
+    def _shape(self, number: int) -> tuple[int, str | None]:
         """Bucket of an example, and what is wrong with its image."""
+        example, template = self.examples[number], self._sources[number].template
         error = None
         try:
-            size = encoding.measure_prompt(example, self.template, self.encoder)
+            size = encoding.measure_prompt(example, template, self.encoder)
         except UserError as reason:
             if self.on_bad_image == "raise":
                 raise
             error = str(reason)
-            messages = self.template.messages(example)
-            size = self.encoder.measure(messages, [_BLACK.shape[:2]])
+            black = [_BLACK.shape[:2]] * (1 + len(example.extra_images))
+            size = self.encoder.measure(template.messages(example), black)
         return self.buckets.index(*size, name=encoding.image_name(example)), error
 
     def _row(self, number: int) -> tuple[PromptRow, str | None]:
         """Prompt of example `number`, or a stand-in and what is wrong with its image."""
         if number in self._rows:
             return self._rows[number], None
-        example = self.examples[number]
+        example, template = self.examples[number], self._sources[number].template
         try:
-            row = encoding.build_prompt_row(example, self.template, self.encoder)
+            row = encoding.build_prompt_row(example, template, self.encoder)
         except UserError as reason:
             if self.on_bad_image == "raise":
                 raise
-            return self.encoder.row(self.template.messages(example), [_BLACK]), str(reason)
+            black = [_BLACK] * (1 + len(example.extra_images))
+            return self.encoder.row(template.messages(example), black), str(reason)
         if row.patches.nbytes <= self._cache_left:
             self._rows[number] = row
             self._cache_left -= row.patches.nbytes
@@ -280,8 +304,9 @@ class BatchBuilder:
 
     def _target(self, number: int) -> Int[np.ndarray, " T"]:
         if number not in self._targets:
-            example, tokenizer = self.examples[number], self.encoder.tokenizer
-            self._targets[number] = encoding.encode_target(example, self.template, tokenizer)
+            self._targets[number] = encoding.encode_target(
+                self.examples[number], self._sources[number], self.encoder.tokenizer
+            )
         return self._targets[number]
 
     def _target_length(self, number: int) -> int:
@@ -292,5 +317,18 @@ class BatchBuilder:
         return length
 
 
-def _label(example: Example) -> float:
-    return np.nan if example.score is None else example.score
+_LABEL_NAMES = {
+    "class_id": ("degradation", "distortion_class", DISTORTION_CLASSES),
+    "severity_id": ("degradation", "severity", SEVERITIES),
+    "choice_id": ("comparison", "choice", CHOICES),
+}
+
+
+def _label_ids(source: Source, example: Example) -> dict[str, int]:
+    """Places of an example's labels among the known ones, -1 where its task or it has none."""
+
+    def place(task: str, key: str, known: Sequence[str]) -> int:
+        label = example.answer_labels.get(key) if source.template.task == task else None
+        return known.index(label) if label in known else ABSENT
+
+    return {name: place(*where) for name, where in _LABEL_NAMES.items()}

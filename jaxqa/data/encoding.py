@@ -11,6 +11,7 @@ from PIL import Image
 from jaxqa.data import images as images_lib
 from jaxqa.data.prompts import PromptTemplate
 from jaxqa.data.records import Example
+from jaxqa.data.source import Source
 from jaxqa.data.tokenizer import Message, Tokenizer
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import layout, preprocess
@@ -119,33 +120,31 @@ class PromptEncoder:
 def build_prompt_row(
     example: Example, template: PromptTemplate, encoder: PromptEncoder
 ) -> PromptRow:
-    """Decode `example`'s image and lay out the prompt that asks about it.
+    """Decode `example`'s images and lay out the prompt that asks about them.
 
     Raises:
-        UserError: the image cannot be read or resized; the message begins with its name.
+        UserError: an image cannot be read or resized; the message begins with its name.
     """
-    name = image_name(example)
-    image = images_lib.decode(example.image, name=name)
+    images = [images_lib.decode(image, name=name) for name, image in named_images(example)]
     try:
-        return encoder.row(template.messages(example), [image])
+        return encoder.row(template.messages(example), images)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{image_name(example)}: {error}") from error
 
 
 def measure_prompt(
     example: Example, template: PromptTemplate, encoder: PromptEncoder
 ) -> tuple[int, int]:
-    """Tokens and windows of `example`'s prompt, from the header of its image file.
+    """Tokens and windows of `example`'s prompt, from the headers of its image files.
 
     Raises:
-        UserError: the image cannot be read or resized; the message begins with its name.
+        UserError: an image cannot be read or resized; the message begins with its name.
     """
-    name = image_name(example)
-    size = read_image_size(example.image, name=name)
+    sizes = [read_image_size(image, name=name) for name, image in named_images(example)]
     try:
-        return encoder.measure(template.messages(example), [size])
+        return encoder.measure(template.messages(example), sizes)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{image_name(example)}: {error}") from error
 
 
 def read_image_size(image: bytes | str | os.PathLike[str], *, name: str) -> tuple[int, int]:
@@ -165,6 +164,15 @@ def read_image_size(image: bytes | str | os.PathLike[str], *, name: str) -> tupl
             return height, width
 
 
+def named_images(example: Example) -> list[tuple[str, bytes | os.PathLike[str]]]:
+    """An example's images in the order of its prompt, each with what messages call it."""
+    extra = [
+        (str(image) if not isinstance(image, bytes) else f"{image_name(example)}, image {n}", image)
+        for n, image in enumerate(example.extra_images, start=2)
+    ]
+    return [(image_name(example), example.image), *extra]
+
+
 def image_name(example: Example) -> str:
     """What messages call an example's image: its path, else its data set and id."""
     if isinstance(example.image, bytes):
@@ -172,19 +180,23 @@ def image_name(example: Example) -> str:
     return str(example.image)
 
 
-def encode_target(
-    example: Example, template: PromptTemplate, tokenizer: Tokenizer
-) -> Int[np.ndarray, " T"]:
+def encode_target(example: Example, source: Source, tokenizer: Tokenizer) -> Int[np.ndarray, " T"]:
     """Token ids of what the model should answer about `example`, `<|im_end|>` last.
 
     Raises:
-        UserError: the example has no score or no rationale, or they make no valid target.
+        UserError: the example lacks what the source's prompt wants, or it makes no valid target.
     """
-    if example.score is None or example.rationale is None:
-        lacks = "score" if example.score is None else "rationale"
+    template, score = source.template, source.score(example)
+    lacks = "score" if score is None and template.low is not None else ""
+    if (template.think or template.answer == "text") and example.rationale is None:
+        lacks = lacks or "rationale"
+    if lacks:
         raise UserError(
-            f"{image_name(example)} has no {lacks}; supervised fine-tuning needs score and "
-            "rationale of every example"
+            f"{image_name(example)} has no {lacks}; supervised fine-tuning with prompt "
+            f"{template.name!r} needs the {lacks} of every example"
         )
-    text = template.target(example.rationale, example.score)
+    try:
+        text = template.target(example, score)
+    except UserError as error:
+        raise UserError(f"{image_name(example)}: {error}") from error
     return np.asarray(tokenizer.encode(text), np.int32)

@@ -1,6 +1,6 @@
 """Batches from examples through Grain: shuffled, sharded, resumable, in worker processes or not.
 
-loader = train_loader(examples, template=..., encoder=..., buckets=..., config=config, seed=0)
+loader = train_loader(sources, encoder=..., buckets=..., config=config, seed=0)
 batch = next(loader)
 loader.get_state()  # JSON; set_state() goes on at the exact next batch
 """
@@ -10,7 +10,7 @@ import functools
 import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import jax
@@ -20,10 +20,18 @@ from absl import flags
 from jaxqa.data import worker_life
 from jaxqa.data.batching import BatchBuilder, Buckets, OnBadImage, PromptBatch
 from jaxqa.data.encoding import PromptEncoder
-from jaxqa.data.prompts import PromptTemplate
-from jaxqa.data.records import Example
-from jaxqa.data.schedule import EvaluationSchedule, PlannedBatch, Schedule, TrainingSchedule
+from jaxqa.data.schedule import (
+    AlternatingSchedule,
+    EvaluationSchedule,
+    MixedSchedule,
+    PlannedBatch,
+    Schedule,
+    TrainingSchedule,
+)
+from jaxqa.data.source import Source, check_ids
 from jaxqa.errors import UserError
+
+Mixing = Literal["rows", "batches"]
 
 _READY_BATCHES = 2  # built ahead, per worker
 
@@ -38,12 +46,15 @@ class LoaderConfig:
         on_bad_image: "raise" a UserError, or "mask" the row and go on.
         cache_mb: megabytes of prepared rows that each process or worker keeps in memory, so that
             small data sets are decoded once.
+        mixing: how training batches take several sources: "rows" puts rows of all of them into
+            each batch, "batches" makes each batch of one source.
     """
 
     batch_size: int = 32
     num_workers: int = 0
     on_bad_image: OnBadImage = "raise"
     cache_mb: int = 0
+    mixing: Mixing = "rows"
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("num_workers", 0), ("cache_mb", 0)):
@@ -162,9 +173,8 @@ class Loader(Iterator[PromptBatch]):
 
 
 def train_loader(
-    examples: Sequence[Example],
+    sources: Sequence[Source],
     *,
-    template: PromptTemplate,
     encoder: PromptEncoder,
     buckets: Buckets,
     config: LoaderConfig,
@@ -174,84 +184,94 @@ def train_loader(
 ) -> Loader:
     """Endless batches, shuffled anew in every epoch; `SftBatch`es if `supervised`.
 
-    Reads every image's header, so that what cannot be trained on is found before the start. An
-    epoch has `len(examples) // batch_size` batches; the few examples left over differ by epoch.
+    Reads every image's header, so that what cannot be trained on is found before the start. With
+    one source an epoch has `len(examples) // batch_size` batches and the few examples left over
+    differ by epoch; several are mixed by their weights, see `schedule`.
 
     Raises:
-        UserError: see `BatchBuilder.measure`; or fewer examples than `batch_size`, or two with
-            one id.
+        UserError: see `BatchBuilder.measure`; or fewer examples than `batch_size`, or two of one
+            source with one id.
     """
-    builder = _builder(
-        examples,
-        template=template,
-        encoder=encoder,
-        buckets=buckets,
-        supervised=supervised,
-        config=config,
-    )
+    builder = _builder(sources, encoder, buckets, config, supervised=supervised)
     measured = builder.measure()
-    schedule = TrainingSchedule(measured[0], batch_size=config.batch_size, seed=seed)
-    return _loader(builder, schedule, measured=measured, config=config, seed=seed, shard=shard)
+    schedule = _training_schedule(sources, measured[0], config=config, seed=seed)
+    order = (seed, config.mixing, [(source.name, source.weight) for source in sources])
+    return _loader(builder, schedule, measured, config=config, shard=shard, order=order)
 
 
 def evaluation_loader(
-    examples: Sequence[Example],
+    sources: Sequence[Source],
     *,
-    template: PromptTemplate,
     encoder: PromptEncoder,
     buckets: Buckets,
     config: LoaderConfig,
     supervised: bool = False,
     shard: Shard = Shard(),
 ) -> Loader:
-    """One pass over `examples`, bucket by bucket and in order inside a bucket.
+    """One pass over all examples, bucket by bucket and in order inside a bucket.
 
     Each bucket's last batch is padded with rows that are not valid.
 
     Raises:
-        UserError: see `BatchBuilder.measure`; or no examples, or two with one id.
+        UserError: see `BatchBuilder.measure`; or no examples, or two of one source with one id.
     """
-    builder = _builder(
-        examples,
-        template=template,
+    builder = _builder(sources, encoder, buckets, config, supervised=supervised)
+    measured = builder.measure()
+    schedule = EvaluationSchedule(measured[0], batch_size=config.batch_size)
+    return _loader(builder, schedule, measured, config=config, shard=shard, order=None)
+
+
+def _builder(
+    sources: Sequence[Source],
+    encoder: PromptEncoder,
+    buckets: Buckets,
+    config: LoaderConfig,
+    *,
+    supervised: bool,
+) -> BatchBuilder:
+    check_ids(sources)
+    return BatchBuilder(
+        sources,
         encoder=encoder,
         buckets=buckets,
         supervised=supervised,
-        config=config,
-    )
-    measured = builder.measure()
-    schedule = EvaluationSchedule(measured[0], batch_size=config.batch_size)
-    return _loader(builder, schedule, measured=measured, config=config, seed=None, shard=shard)
-
-
-def _builder(examples: Sequence[Example], *, config: LoaderConfig, **options: Any) -> BatchBuilder:
-    return BatchBuilder(
-        examples,
         on_bad_image=config.on_bad_image,
         cache_bytes=config.cache_mb * 2**20,
-        **options,
+    )
+
+
+def _training_schedule(
+    sources: Sequence[Source], buckets: np.ndarray, *, config: LoaderConfig, seed: int
+) -> Schedule:
+    if len(sources) == 1:
+        return TrainingSchedule(buckets, batch_size=config.batch_size, seed=seed)
+    ends = np.cumsum([len(source.examples) for source in sources])
+    kind = MixedSchedule if config.mixing == "rows" else AlternatingSchedule
+    return kind(
+        np.split(buckets, ends[:-1]),
+        weights=[source.weight for source in sources],
+        batch_size=config.batch_size,
+        seed=seed,
     )
 
 
 def _loader(
     builder: BatchBuilder,
     schedule: Schedule,
-    *,
     measured: tuple[np.ndarray, np.ndarray],
+    *,
     config: LoaderConfig,
-    seed: int | None,
     shard: Shard,
+    order: Any,
 ) -> Loader:
     example_ids = np.array([example.example_id for example in builder.examples], np.int64)
-    if len(np.unique(example_ids)) != len(example_ids):
-        raise UserError("two examples have the same example_id; expected one id for each")
     build = functools.partial(
         _build,
         builder,
         local=shard.rows(config.batch_size),
         target_lengths=measured[1],
     )
-    digest = hashlib.blake2b(repr((config.batch_size, seed)).encode(), digest_size=8)
+    digest = hashlib.blake2b(repr((config.batch_size, order)).encode(), digest_size=8)
     for part in (example_ids, *measured):
         digest.update(part.tobytes())
     return Loader(schedule, build, num_workers=config.num_workers, fingerprint=digest.hexdigest())

@@ -100,9 +100,23 @@ def parse_config(config: ml_collections.ConfigDict) -> RunConfig:
                 f"config.{name}.start_from: got {start!r}; expected previous, initial or a stage "
                 f"that runs before it ({', '.join(earlier) or 'there is none'})"
             )
+    for name in run.stages:
+        _check_sources(run.data, name, sections[name].sources)
     if not 0 <= run.seed < 2**31:
         raise UserError(f"config.seed: got {run.seed}; expected 0 to {2**31 - 1}")
     return run
+
+
+def _check_sources(data: DataConfig, stage: str, names: tuple[str, ...]) -> None:
+    """Raise UserError unless a stage's sources are there to be trained on."""
+    trained = [name for name, source in data.sources.items() if source.weight]
+    if unknown := [name for name in names if name not in trained]:
+        raise UserError(
+            f"config.{stage}.sources: {', '.join(map(repr, unknown))} cannot be trained on; "
+            f"sources whose weight is not 0: {', '.join(trained) or 'none'}"
+        )
+    if not trained:
+        raise UserError("config.data.sources: every weight is 0, so there is nothing to train on")
 
 
 def _parse_stage(name: str, section: Mapping[str, Any]) -> StageConfig:

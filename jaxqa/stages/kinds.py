@@ -1,5 +1,6 @@
 """The kinds of stages: what each trains, on which batches, towards which objective."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jaxqa import sharding
 from jaxqa.data.batching import PromptBatch, SftBatch
 from jaxqa.data.loader import Loader, LoaderConfig, train_loader
 from jaxqa.errors import UserError
+from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.objectives import warmup
 from jaxqa.stages.grpo import prepare_grpo
 from jaxqa.stages.prepared import LoaderSource, Prepared
@@ -38,17 +40,23 @@ def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
             f"spatial_merge_size {vision.spatial_merge_size}; leave the stage out"
         )
     setup.check_room(_longest_completion(setup, stage), name=name)
-    examples = labelled_share(setup.train, stage.label_fraction)
+    sources = [
+        dataclasses.replace(source, examples=labelled_share(source.examples, stage.label_fraction))
+        for source_name, source in setup.train.items()
+        if not stage.sources or source_name in stage.sources
+    ]
     seed = int(jax.random.bits(stage_key(setup.config.seed, name), dtype=np.uint32))
     data = setup.config.data
     try:
         return train_loader(
-            examples,
-            template=setup.template,
+            sources,
             encoder=setup.encoder,
             buckets=data.buckets,
             config=LoaderConfig(
-                batch_size=stage.batch_size, num_workers=data.workers, cache_mb=data.cache_mb
+                batch_size=stage.batch_size,
+                num_workers=data.workers,
+                cache_mb=data.cache_mb,
+                mixing=data.mixing,
             ),
             seed=seed,
             supervised=isinstance(stage, SftStage),
@@ -125,7 +133,7 @@ def _prepare_sft(setup: Setup, stage: SftStage, params: Params, loader: Loader) 
         }
 
     return Prepared(
-        state=create_state(params, optimizer),
+        state=create_state(params, optimizer, trained=parts.holds(stage.trains)),
         update=_single_update(losses.SftObjective(model=setup.model), optimizer, stage),
         source=LoaderSource(loader, fields_of, batches.SftBatch, setup.mesh),
     )
@@ -145,5 +153,6 @@ def _single_update(objective: Any, optimizer: Any, stage: StageConfig) -> Update
         optimizer,
         learning_rate=learning_rate_schedule(stage.optimizer, stage.steps),
         micro_batches=stage.micro_batches,
+        trained=parts.holds(stage.trains) if isinstance(stage, SftStage) else None,
     )
     return lambda state, batch: update(state, batch)[:2]

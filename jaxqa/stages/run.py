@@ -11,10 +11,9 @@ from rich.console import Console
 
 from jaxqa.data.loader import Loader
 from jaxqa.errors import UserError
-from jaxqa.evaluation import evaluator, report, terminal
+from jaxqa.evaluation import report, terminal
 from jaxqa.models.qwen2_5_vl import weights
-from jaxqa.scoring.scorer import ScoredAnswer, Scorer
-from jaxqa.stages import kinds, progress
+from jaxqa.stages import kinds, progress, testing
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.sections import StageConfig
 from jaxqa.stages.setup import Setup, set_up
@@ -70,7 +69,7 @@ def _do_the_rest(
     loaders = {name: kinds.make_loader(setup, name, config.sections[name]) for name in left}
     if any(config.sections[name].evaluate for name in left):
         setup.check_room(config.evaluation.max_new_tokens, name="evaluation")
-        _scorer(setup).check(setup.test)
+        testing.check(setup)
     policies = _Policies(setup)
     if left and config.start_of(left[0]) is None:
         policies.keep(None, setup.initial_params())  # it may not fit: before the claim
@@ -193,59 +192,12 @@ def _test_stage(
     }
     if stage.evaluate:
         begun = time.monotonic()
-        predictions = _predict(setup, name, params, stop)
-        evaluator.write_predictions(setup.work.evaluation(name), predictions)
-        entry["evaluation"] = evaluator.summarise(predictions)
+        found = testing.test_policy(setup, name, params, stop)
+        entry["evaluation"] = next(iter(found.values()))
+        if len(found) > 1:
+            entry["evaluations"] = found
         entry["evaluation_seconds"] = time.monotonic() - begun
     return entry
-
-
-def _predict(
-    setup: Setup, name: str, params: Params, stop: StopRequest
-) -> list[evaluator.Prediction]:
-    predictions = []
-    total, label = len(setup.test), f"{name} test"
-    with progress.show_progress(setup.console, label, total, 0) as advance:
-        for answer in _scorer(setup).score(params, setup.test):
-            stop.check(label)
-            predictions.append(_prediction(answer, setup.work))
-            advance(len(predictions), {})
-    return predictions
-
-
-def _scorer(setup: Setup) -> Scorer:
-    config = setup.config
-    return Scorer(
-        model=setup.model,
-        encoder=setup.encoder,
-        template=setup.template,
-        mesh=setup.mesh,
-        buckets=config.data.buckets,
-        max_new_tokens=config.evaluation.max_new_tokens,
-        batch_size=config.evaluation.batch_size,
-        num_workers=config.data.workers,
-    )
-
-
-def _prediction(answer: ScoredAnswer, work: WorkDir) -> evaluator.Prediction:
-    """The record of one test image; a number outside the label range is an error, not a score."""
-    example, error = answer.example, answer.error
-    assert isinstance(example.image, Path) and example.score is not None  # the readers' contract
-    score = answer.score
-    if error is None:
-        score, error = evaluator.judged_score(example.dataset, score)
-    inside = example.image.is_relative_to(work.root)
-    image = example.image.relative_to(work.root) if inside else example.image
-    return evaluator.Prediction(
-        example_id=example.example_id,
-        image=str(image),
-        dataset=example.dataset,
-        label=example.score,
-        score=score,
-        text=answer.text,
-        error=error,
-        distortion=example.metadata.get("distortion"),
-    )
 
 
 def _finish(setup: Setup, params: Params) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxqa.models.qwen2_5_vl.parts import Part
 from jaxqa.objectives.advantages import AdvantageConfig
 from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.rewards.registry import RewardTerm
@@ -20,6 +21,7 @@ class StageConfig:
       save_every: steps between checkpoints.
       micro_batches: slices of a batch whose gradients are added up one after another.
       evaluate: whether the test follows.
+      sources: data sources that it trains on; empty for all whose weight is not 0.
       label_fraction: share of the training references whose labels the stage may use, in (0, 1].
       start_from: the policy that the stage starts from: that of the stage before it ("previous"),
         the run's first model ("initial"), or that of an earlier stage, by its name.
@@ -31,6 +33,7 @@ class StageConfig:
     save_every: int = 50
     micro_batches: int = 1
     evaluate: bool = True
+    sources: tuple[str, ...] = ()
     label_fraction: float = 1.0
     start_from: str = "previous"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -44,6 +47,8 @@ class StageConfig:
                 f"batch_size {self.batch_size} does not divide by "
                 f"micro_batches {self.micro_batches}"
             )
+        if len(set(self.sources)) != len(self.sources):
+            raise ValueError(f"sources: name each once; got {self.sources}")
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must lie in (0, 1], got {self.label_fraction}")
 
@@ -58,9 +63,14 @@ class WarmupStage(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SftStage(StageConfig):
-    """Supervised fine-tuning on rationale and score."""
+    """Supervised fine-tuning on rationale and score.
+
+    Attributes:
+      trains: the part of the model that is trained; the rest stays as it is.
+    """
 
     kind: Literal["sft"] = "sft"
+    trains: Part = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +82,7 @@ class GrpoStage(StageConfig):
       objective: the policy loss.
       advantages: how rewards become advantages.
       sampling: how answers are sampled; `num_samples` is the group size.
+      trains: the part of the model that is trained; the rest stays as it is.
       updates_per_rollout: optimizer updates on each rollout.
     """
 
@@ -80,6 +91,7 @@ class GrpoStage(StageConfig):
     objective: GrpoConfig = field(default_factory=GrpoConfig)
     advantages: AdvantageConfig = field(default_factory=AdvantageConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    trains: Part = "all"
     updates_per_rollout: int = 1
 
     def __post_init__(self):

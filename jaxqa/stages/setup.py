@@ -1,8 +1,9 @@
 """What every stage of a run shares: data set, tokenizer, model, mesh, first parameters."""
 
 import contextlib
+import dataclasses
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from jaxqa.data import demo, registry
 from jaxqa.data.encoding import PromptEncoder
 from jaxqa.data.prompts import PromptTemplate, get_template
 from jaxqa.data.records import Example
+from jaxqa.data.scales import score_scale
+from jaxqa.data.source import Source
 from jaxqa.data.tokenizer import Tokenizer, build_demo_tokenizer, load_tokenizer
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import hf_config, weights
@@ -23,7 +26,7 @@ from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.patch_filters import constant_channels, patch_filters
 from jaxqa.stages.config import RunConfig
-from jaxqa.stages.sources import DataConfig, ModelSource
+from jaxqa.stages.sources import DataSource, ModelSource
 from jaxqa.stages.workdir import WorkDir
 from jaxqa.typing import Params
 
@@ -36,8 +39,9 @@ class Setup:
       config: the run's config.
       work: its directory.
       mesh: devices; one device is a mesh of one.
-      train, test: labelled examples.
-      tokenizer, template, encoder: from example to prompt row.
+      train, test: labelled examples by the name of their source; those of weight 0 are not in
+        `train`, those that are not evaluated not in `test`.
+      tokenizer, encoder: from example to prompt row.
       model: the policy's architecture.
       console: where the run shows what it does.
     """
@@ -45,10 +49,9 @@ class Setup:
     config: RunConfig
     work: WorkDir
     mesh: Mesh
-    train: list[Example]
-    test: list[Example]
+    train: dict[str, Source]
+    test: dict[str, Source]
     tokenizer: Tokenizer
-    template: PromptTemplate
     encoder: PromptEncoder
     model: Qwen2_5_VL
     console: Console
@@ -103,20 +106,15 @@ def set_up(config: RunConfig, work: WorkDir, console: Console) -> Setup:
     """
     mesh = sharding.make_mesh(config.mesh)
     root = prepare_data(config, work, console)
-    parts = {
-        part: registry.read_dataset(config.data.dataset, root, split_name(config.data, part))
-        for part in ("train", config.evaluation.part)
-    }
-    template = get_template(config.data.template)
-    tokenizer, architecture = _tokenizer_and_architecture(config.model, template, parts["train"])
+    train, test = read_sources(config, root)
+    tokenizer, architecture = _tokenizer_and_architecture(config.model, train.values())
     return Setup(
         config=config,
         work=work,
         mesh=mesh,
-        train=parts["train"],
-        test=_first(parts[config.evaluation.part], config.evaluation.limit),
+        train=train,
+        test=test,
         tokenizer=tokenizer,
-        template=template,
         encoder=PromptEncoder(tokenizer, config=architecture, image_config=config.data.images),
         model=Qwen2_5_VL(
             config=architecture,
@@ -136,12 +134,69 @@ def prepare_data(config: RunConfig, work: WorkDir, console: Console) -> Path:
     return root
 
 
-def split_name(data: DataConfig, part: str) -> str:
-    """How the registry calls `part` of the configured split."""
-    return f"{data.split}/{part}" if data.split else part
+def read_sources(config: RunConfig, root: Path) -> tuple[dict[str, Source], dict[str, Source]]:
+    """Sources to train on and sources to test, by name; `root` is for those without their own.
+
+    Raises:
+      UserError: unknown data sets, prompts or splits, missing files, or labels that the prompt does
+        not ask for; the message names the source.
+    """
+    train, test = {}, {}
+    for name, source in config.data.sources.items():
+        try:
+            if source.weight:
+                train[name] = _read_source(name, source, root, "train")
+            if source.evaluate:
+                read = _read_source(name, source, root, config.evaluation.part)
+                limit = config.evaluation.limit or None
+                test[name] = dataclasses.replace(read, examples=read.examples[:limit])
+        except UserError as error:
+            raise UserError(f"config.data.sources.{name}: {error}") from error
+    return train, test
 
 
-def labelled_share(examples: list[Example], fraction: float) -> list[Example]:
+def _read_source(name: str, source: DataSource, root: Path, part: str) -> Source:
+    template = get_template(source.template)
+    if source.system is not None:
+        template = dataclasses.replace(template, system=source.system or None)
+    if source.question is not None:
+        template = dataclasses.replace(template, question=source.question)
+    info = registry.dataset_info(source.dataset)
+    folder = Path(source.root) if source.root else root
+    examples = registry.read_dataset(source.dataset, folder, source.part(part))
+    if source.evaluate and template.answer == "text":
+        raise UserError(
+            f"answers to prompt {template.name!r} cannot be tested; set evaluate to False"
+        )
+    if not any(_is_labelled(template, example) for example in examples):
+        raise UserError(
+            f"no image of {source.dataset} has {_WANTED.get(template.answer, 'a score')}, which "
+            f"prompt {template.name!r} asks for"
+        )
+    return Source(
+        name=name,
+        examples=examples,
+        template=template,
+        scale=score_scale(info, template, source.scale),
+        weight=source.weight,
+    )
+
+
+_WANTED = {
+    "degradation": "a distortion class and severity",
+    "choice": "a choice",
+}
+
+
+def _is_labelled(template: PromptTemplate, example: Example) -> bool:
+    if template.answer == "degradation":
+        return {"distortion_class", "severity"} <= example.answer_labels.keys()
+    if template.answer == "choice":
+        return "choice" in example.answer_labels
+    return template.answer == "text" or example.score is not None
+
+
+def labelled_share(examples: Sequence[Example], fraction: float) -> list[Example]:
     """Examples of a fixed `fraction` of the references: a smaller share is part of a larger one."""
 
     def rank(example: Example) -> float:
@@ -157,15 +212,14 @@ def stage_key(seed: int, name: str) -> jax.Array:
 
 
 def _tokenizer_and_architecture(
-    source: ModelSource, template: PromptTemplate, examples: Iterable[Example]
+    source: ModelSource, sources: Iterable[Source]
 ) -> tuple[Tokenizer, Qwen2_5_VLConfig]:
     if source.path is not None:
         architecture = hf_config.read_config(source.path)  # first: it refuses other architectures
         return load_tokenizer(source.path), architecture
     assert source.vision is not None and source.text is not None  # ModelSource checked it
     with _explain("config.model"):
-        corpus = _corpus(template, examples)
-        tokenizer = build_demo_tokenizer(corpus, vocab_size=source.text.vocab_size)
+        tokenizer = build_demo_tokenizer(_corpus(sources), vocab_size=source.text.vocab_size)
         architecture = Qwen2_5_VLConfig(
             vision=source.vision,
             text=source.text,
@@ -190,12 +244,23 @@ def _explain(place: str) -> Iterator[None]:
         raise UserError(f"{place}: {error}") from error
 
 
-def _corpus(template: PromptTemplate, examples: Iterable[Example]) -> Iterable[str]:
+def _corpus(sources: Iterable[Source]) -> Iterator[str]:
     """Texts like those the model will read and write, in the numbers in which it will meet them."""
-    for example in examples:
-        yield f"system\n{template.system or ''}\nuser\n{template.question}\nassistant\n"
-        if example.rationale is not None and example.score is not None:
-            yield template.target(example.rationale, example.score)
+    for source in sources:
+        template = source.template
+        for example in source.examples:
+            question = template.text(example)
+            yield f"system\n{template.system or ''}\nuser\n{question}\nassistant\n"
+            if _has_target(source, example):
+                yield template.target(example, source.score(example))
+
+
+def _has_target(source: Source, example: Example) -> bool:
+    template = source.template
+    needs_rationale = template.think or template.answer == "text"
+    return _is_labelled(template, example) and (
+        example.rationale is not None or not needs_rationale
+    )
 
 
 def _with_filters(params: Params, config: VisionConfig) -> Params:
@@ -210,7 +275,3 @@ def _with_filters(params: Params, config: VisionConfig) -> Params:
         for name, value in ((kernel, halves), (bias, constants))
     }
     return tree.unflatten(leaves | started)
-
-
-def _first(examples: list[Example], limit: int) -> list[Example]:
-    return examples[:limit] if limit else examples

@@ -1,10 +1,13 @@
 """What every stage of a run shares: where model and data come from, and the test."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxqa.data.batching import Buckets
 from jaxqa.data.demo import DemoDataConfig
+from jaxqa.data.loader import Mixing
+from jaxqa.data.scales import LabelRange
 from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
 
@@ -54,26 +57,70 @@ class ModelSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The labelled images.
+class DataSource:
+    """Labelled images of one data set, and how they are asked about.
 
     Attributes:
       dataset: name in the registry.
-      root: its folder; None for `<workdir>/data` (the demo data set is made there).
-      split: named split of the registry; empty for the data set's own split file.
-      template: prompt template, by name.
-      images: pixel limits of resizing.
-      buckets: shapes to which prompts and completions are padded.
-      workers: decoding processes; 0 decodes in the training process.
-      cache_mb: memory for decoded training images, in MB; 0 decodes them anew in every epoch.
-      demo: how the demo data set is made; None when `dataset` is another.
-      demo_seed: of the demo data set, apart from the run's seed so that runs can share it.
+      root: its folder; None for the root of the whole `data` section.
+      split: named split of the registry; empty for the data set's own split file; "all" tests on
+        everything, where nothing is trained on.
+      template: prompt, by name.
+      system: replaces the prompt's system turn; an empty one leaves the chat template's own.
+      question: replaces the prompt's question, see `PromptTemplate`.
+      weight: share of the training rows, relative to the other sources'; 0 only tests.
+      scale: what becomes of labels in the prompt's range: "label" maps the range that labels can
+        have, "measured" the published data set's lowest and highest label.
+      evaluate: whether its test part is tested.
     """
 
     dataset: str
     root: str | None = None
     split: str = ""
     template: str = "q_insight"
+    system: str | None = None
+    question: str | None = None
+    weight: float = 1.0
+    scale: LabelRange = "label"
+    evaluate: bool = True
+
+    def __post_init__(self):
+        if not (self.weight >= 0 and math.isfinite(self.weight)):
+            raise ValueError(f"weight must be at least 0 and finite, got {self.weight}")
+        if not self.weight and not self.evaluate:
+            raise ValueError("weight 0 only tests, but evaluate is False: leave the source out")
+        if self.weight and self.split == "all":
+            raise ValueError('split "all" tests on what it trains on; set weight to 0 or a split')
+
+    def part(self, name: str) -> str:
+        """How the registry calls part `name` of the split."""
+        if self.split in ("", "all"):
+            return self.split or name
+        return f"{self.split}/{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The labelled images.
+
+    Attributes:
+      root: folder of the data sets; None for `<workdir>/data` (the demo data set is made there).
+      sources: by a name of your choice, in the order of the tests.
+      mixing: how training batches take several sources. "rows" puts rows of all of them into
+        every batch, so that each update sees every task, as TATAR and Q-Insight train; "batches"
+        makes each batch of one source, as VisualQuality-R1 does on each device, which gives
+        ranking rewards the most pairs where sources are many and batches small.
+      images: pixel limits of resizing.
+      buckets: shapes to which prompts and completions are padded.
+      workers: decoding processes; 0 decodes in the training process.
+      cache_mb: memory for decoded training images, in MB; 0 decodes them anew in every epoch.
+      demo: how the demo data set is made; None where no source has it.
+      demo_seed: of the demo data set, apart from the run's seed so that runs can share it.
+    """
+
+    root: str | None = None
+    sources: dict[str, DataSource]
+    mixing: Mixing = "rows"
     images: ImageConfig = field(default_factory=ImageConfig)
     buckets: Buckets
     workers: int = 0
@@ -82,14 +129,24 @@ class DataConfig:
     demo_seed: int = 0
 
     def __post_init__(self):
+        if not self.sources:
+            raise ValueError("sources: expected at least one")
+        for name in self.sources:
+            if not (name.isascii() and name.isidentifier()):
+                raise ValueError(
+                    f"source name {name!r} cannot name files and options; use letters, digits and "
+                    "_, a letter first"
+                )
         if self.workers < 0 or self.cache_mb < 0:
             raise ValueError(
                 f"workers and cache_mb must not be negative, got {self.workers} and {self.cache_mb}"
             )
-        if self.demo is not None and self.dataset != DEMO_DATASET:
+        datasets = [source.dataset for source in self.sources.values()]
+        if self.demo is not None and DEMO_DATASET not in datasets:
             raise ValueError(
-                f"demo makes the data set {DEMO_DATASET!r}, but dataset is {self.dataset!r}; "
-                "set demo to None or dataset to the demo's"
+                f"demo makes the data set {DEMO_DATASET!r}, but the sources have "
+                f"{', '.join(map(repr, datasets))}; set demo to None or a source's dataset to the "
+                "demo's"
             )
         if self.demo_seed < 0:
             raise ValueError(f"demo_seed must not be negative, got {self.demo_seed}")
@@ -103,7 +160,7 @@ class EvaluationConfig:
       part: which part of the split: `test`, or `validation` while choosing settings.
       batch_size: images per call.
       max_new_tokens: longest answer; one cut off counts as unparsed.
-      limit: evaluate only the first images; 0 for all.
+      limit: evaluate only the first images of each source; 0 for all.
     """
 
     part: Literal["test", "validation"] = "test"

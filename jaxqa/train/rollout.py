@@ -16,7 +16,7 @@ from jaxqa.data.tokenizer import Tokenizer
 from jaxqa.objectives import grpo
 from jaxqa.objectives.advantages import AdvantageConfig, group_advantages
 from jaxqa.rewards import parsing
-from jaxqa.rewards.answers import Answers, score_targets
+from jaxqa.rewards.answers import Answers, Targets
 from jaxqa.rewards.registry import RewardTerm, combine
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Rollout, Sampler
@@ -107,7 +107,14 @@ class RolloutSource:
         self, answers: Answers, host: PromptBatch
     ) -> tuple[Float[Array, "N G"], dict[str, jax.Array], dict[str, jax.Array]]:
         """Rewards over the whole rollout batch: pairs may span every device."""
-        targets = score_targets(host.labels, host.pools)
+        targets = Targets(
+            score=host.labels,
+            pool=host.pools,
+            task=host.task,
+            class_id=host.class_id,
+            severity_id=host.severity_id,
+            choice_id=host.choice_id,
+        )
         placed = sharding.shard_rows((answers, targets), self._mesh)
         return combine(self.config.terms, *placed)
 
@@ -140,7 +147,7 @@ def _records(
                 "text": text,
                 "score": float(answers.score[row, index]) if answers.valid[row, index] else None,
                 "reward": float(rewards[row, index]),
-                "label": float(host.labels[row]),
+                "label": None if np.isnan(host.labels[row]) else float(host.labels[row]),
             }
 
     return [record for row in range(len(texts)) for record in of_group(row)]

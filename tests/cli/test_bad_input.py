@@ -214,9 +214,18 @@ def run(capsys, data: Path, workdir: Path, *flags: str) -> str:
     ("flag", "message"),
     [
         ("--config.data.root=/nowhere", "put the data set there or give another data root"),
-        ("--config.data.dataset=kadid11k", "unknown data set 'kadid11k'; known are kadid10k"),
-        ("--config.data.split=x", "unknown split 'x/train' of jaxqa_demo; expected all"),
-        ("--config.data.template=x", "unknown prompt 'x'; expected one of q_insight, concise"),
+        (
+            "--config.data.sources.demo.dataset=kadid11k",
+            "unknown data set 'kadid11k'; known are kadid10k",
+        ),
+        (
+            "--config.data.sources.demo.split=x",
+            "config.data.sources.demo: unknown split 'x/train' of jaxqa_demo; expected all",
+        ),
+        ("--config.data.sources.demo.template=x", "unknown prompt 'x'; expected one of q_insight,"),
+        ("--config.data.sources.demo.weight=0.0", "every weight is 0, so there is nothing to"),
+        ("--config.data.sources.demo.evaluate=False", "evaluate is False everywhere"),
+        ("--config.sft.sources=('x',)", "config.sft.sources: 'x' cannot be trained on; sources"),
         (
             "--config.data.buckets.prompt_lengths=(20,)",
             "has 49 tokens and 1 image windows; the largest bucket holds 20 and 1: prompts are "

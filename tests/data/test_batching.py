@@ -4,7 +4,16 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_set import BUCKETS, SIZES, TEMPLATE, encoder, model_config, tokenizer, write_examples
+from tiny_set import (
+    BUCKETS,
+    SIZES,
+    TEMPLATE,
+    encoder,
+    model_config,
+    source,
+    tokenizer,
+    write_examples,
+)
 
 from jaxqa.data import encoding, prompts
 from jaxqa.data.batching import BatchBuilder, Buckets, SftBatch, pad_completions
@@ -16,7 +25,7 @@ from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig, smart_resize
 
 def builder_of(examples, **options):
     defaults = dict(supervised=False, on_bad_image="raise", buckets=BUCKETS, cache_bytes=0)
-    return BatchBuilder(examples, template=TEMPLATE, encoder=encoder(), **(defaults | options))
+    return BatchBuilder([source(examples)], encoder=encoder(), **(defaults | options))
 
 
 def build(builder, rows, *, bucket=1, completion_length=32, valid=None):
@@ -178,7 +187,7 @@ def test_supervised_batches_hold_the_target_with_its_stop_token(tmp_path):
     assert batch.completion_ids.shape == batch.completion_mask.shape == (2, 1, 32)
     example = examples[2]
     assert example.rationale is not None and example.score is not None
-    target = TEMPLATE.target(example.rationale, example.score)
+    target = TEMPLATE.target(example, example.score)
     kept = batch.completion_ids[0, 0][batch.completion_mask[0, 0]]
     assert kept.tolist() == tokenizer().encode(target)
     assert kept[-1] == tokenizer().eos_token_id
@@ -188,7 +197,9 @@ def test_supervised_batches_hold_the_target_with_its_stop_token(tmp_path):
 def test_measuring_finds_examples_without_target(tmp_path):
     examples = write_examples(tmp_path, 3)
     buckets, lengths = builder_of(examples, supervised=True).measure()
-    expected = [len(encoding.encode_target(example, TEMPLATE, tokenizer())) for example in examples]
+    expected = [
+        len(encoding.encode_target(example, source(examples), tokenizer())) for example in examples
+    ]
     assert buckets.tolist() == [0, 0, 1] and lengths.tolist() == expected
     for field in ("score", "rationale"):
         broken = [examples[0], dataclasses.replace(examples[1], **{field: None})]

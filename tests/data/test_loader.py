@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_set import BUCKETS, TEMPLATE, encoder, training, write_examples
+from tiny_set import BUCKETS, encoder, source, training, write_examples
 
 from jaxqa.data.batching import SftBatch
 from jaxqa.data.loader import Loader, LoaderConfig, Shard, evaluation_loader
@@ -42,9 +42,7 @@ def take(loader, count):
 
 def evaluation(examples, **options):
     config = LoaderConfig(**({"batch_size": 4, "on_bad_image": "mask"} | options))
-    return evaluation_loader(
-        examples, template=TEMPLATE, encoder=encoder(), buckets=BUCKETS, config=config
-    )
+    return evaluation_loader([source(examples)], encoder=encoder(), buckets=BUCKETS, config=config)
 
 
 def test_training_goes_through_epochs_in_new_orders(examples):
@@ -130,7 +128,7 @@ def test_options_out_of_range_are_refused(field):
 
 
 def test_two_examples_with_one_id_are_refused(examples):
-    with pytest.raises(UserError, match="same example_id"):
+    with pytest.raises(UserError, match="'only' have the same example_id"):
         training([*examples, examples[0]])
 
 

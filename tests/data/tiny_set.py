@@ -13,6 +13,7 @@ from jaxqa.data.batching import Buckets
 from jaxqa.data.encoding import PromptEncoder
 from jaxqa.data.loader import Loader, LoaderConfig, train_loader
 from jaxqa.data.records import Example
+from jaxqa.data.source import Source
 from jaxqa.data.tokenizer import Tokenizer, build_demo_tokenizer
 from jaxqa.models.qwen2_5_vl.config import PRESETS, Qwen2_5_VLConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
@@ -24,7 +25,10 @@ SIZES = ((56, 56), (112, 84), (60, 140), (112, 112), (84, 200))
 
 def corpus() -> list[str]:
     rationales = ("strong blur softens the edges", "mild noise", "blocks from coarse compression")
-    targets = [TEMPLATE.target(text, 1.0 + i) for i, text in enumerate(rationales)]
+    targets = [
+        f"<think> {text} </think><answer> {1 + i:.2f} </answer><|im_end|>"
+        for i, text in enumerate(rationales)
+    ]
     return [*targets, TEMPLATE.question, str(TEMPLATE.system)] * 3
 
 
@@ -74,14 +78,19 @@ def write_examples(
     return examples
 
 
-def training(examples: Sequence[Example], **options) -> Loader:
-    """Training loader of `examples`; options of `LoaderConfig`, and of `train_loader`."""
+def source(examples: Sequence[Example], name: str = "only", **options) -> Source:
+    """A source of `examples`; labels are in the prompt's range."""
+    return Source(name=name, examples=examples, **({"template": TEMPLATE} | options))
+
+
+def training(examples: Sequence[Example] | Sequence[Source], **options) -> Loader:
+    """Training loader of examples or sources; options of `LoaderConfig`, and of `train_loader`."""
     names = {field.name for field in dataclasses.fields(LoaderConfig)}
     config = {"batch_size": 4} | {k: v for k, v in options.items() if k in names}
     rest = {"seed": 0} | {k: v for k, v in options.items() if k not in names}
+    sources = [examples] if isinstance(examples[0], Example) else examples
     return train_loader(
-        examples,
-        template=TEMPLATE,
+        [s if isinstance(s, Source) else source(s) for s in sources],
         encoder=encoder(),
         buckets=BUCKETS,
         config=LoaderConfig(**config),

@@ -303,7 +303,8 @@ def prepare(config: RunConfig, name: str) -> Prepared:
     """The real `kinds.prepare` around fakes of the model and of the sampler."""
     made = around_the_model(config)
     table = np.random.default_rng(0).standard_normal((640, 16), np.float32)
-    params = {"kernel": jax.device_put(table, sharding.replicated(made.mesh))}
+    params = {"kernel": table, "visual": {"kernel": table[:2]}}
+    params = jax.device_put(params, sharding.replicated(made.mesh))
     section = config.sections[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpo, "Sampler", FakeSampler)
@@ -525,6 +526,7 @@ TABLE: dict[str, Change] = {
     "stage.save_every": Change("3", course),
     "stage.micro_batches": Change("2", training_step),
     "stage.evaluate": Change("False", course),
+    "stage.sources": Change("('elsewhere',)", refused="'elsewhere' cannot be trained on"),
     "stage.label_fraction": Change("0.5", first_batches),
     "stage.start_from": Change("initial", course),
     "warmup.start_from": Change("sft", refused="expected previous, initial or a stage that runs"),
@@ -552,6 +554,7 @@ TABLE: dict[str, Change] = {
     "stage.sampling.top_k": Change("2", rollout),
     "stage.sampling.top_p": Change("0.5", rollout),
     "stage.sampling.min_p": Change("0.5", rollout),
+    "stage.trains": Change("language", training_step),
     "stage.updates_per_rollout": Change("2", training_step),
     "warmup.evaluate": Change("True", refused="config.warmup.evaluate: got True; expected one of"),
     "warmup.kind": Change("sft", first_batches),
@@ -578,7 +581,7 @@ def places(value: Any, path: str = "", row: str = "") -> Iterator[tuple[str, str
         if field.name == "sections":
             for name in value.stages:
                 yield from places(item[name], f"{name}.", "stage.")
-        elif field.name in _NAMED:
+        elif field.name in _NAMED and isinstance(item, dict):
             for name, part in item.items():
                 yield from places(part, f"{at}.{name}.", f"{row_at}.{_NAMED[field.name]}.")
         elif dataclasses.is_dataclass(item):

@@ -33,7 +33,7 @@ def scorer(setup):
     return Scorer(
         model=setup.model,
         encoder=setup.encoder,
-        template=setup.template,
+        template=setup.test["demo"].template,
         mesh=setup.mesh,
         buckets=setup.config.data.buckets,
         max_new_tokens=8,
@@ -45,11 +45,15 @@ def texts(scorer, params, examples):
     return {a.example.example_id: a.text for a in scorer.score(params, examples)}
 
 
+def images(setup):
+    return list(setup.test["demo"].examples)
+
+
 def test_an_answer_does_not_depend_on_its_neighbours(scorer, params, setup):
-    together = texts(scorer, params, setup.test)
+    together = texts(scorer, params, images(setup))
     assert len(together) == 6 and len(set(together.values())) > 1
-    assert texts(scorer, params, setup.test[::-1]) == together
-    for example in setup.test[:2]:
+    assert texts(scorer, params, images(setup)[::-1]) == together
+    for example in images(setup)[:2]:
         assert texts(scorer, params, [example]) == {
             example.example_id: together[example.example_id]
         }
@@ -58,9 +62,9 @@ def test_an_answer_does_not_depend_on_its_neighbours(scorer, params, setup):
 def test_an_unreadable_image_is_an_answer_with_an_error(scorer, params, setup, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")
-    broken = dataclasses.replace(setup.test[0], example_id=1, image=Path(bad))
-    answers = {a.example.example_id: a for a in scorer.score(params, [*setup.test[1:], broken])}
+    broken = dataclasses.replace(images(setup)[0], example_id=1, image=Path(bad))
+    answers = {a.example.example_id: a for a in scorer.score(params, [*images(setup)[1:], broken])}
     assert len(answers) == 6
     assert answers[1].score is None and "bad.png" in str(answers[1].error)
-    good = texts(scorer, params, setup.test[1:])
+    good = texts(scorer, params, images(setup)[1:])
     assert {k: a.text for k, a in answers.items() if k != 1} == good

@@ -20,7 +20,7 @@ from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.stages.config import make_config
 from jaxqa.stages.sections import GrpoStage, SftStage, WarmupStage
-from jaxqa.stages.sources import DataConfig, EvaluationConfig, ModelSource
+from jaxqa.stages.sources import DataConfig, DataSource, EvaluationConfig, ModelSource
 from jaxqa.train.optimizer import OptimizerConfig
 
 
@@ -50,9 +50,8 @@ def get_config(root: str | None) -> ml_collections.ConfigDict:
         },
         model=_model(),
         data=DataConfig(
-            dataset="jaxqa_demo",
             root=root,
-            template="concise",
+            sources={"demo": DataSource(dataset="jaxqa_demo", template="concise")},
             images=ImageConfig(max_pixels=56 * 56),
             buckets=Buckets(prompt_lengths=(72,), window_counts=(1,), completion_lengths=(32,)),
             workers=1,
