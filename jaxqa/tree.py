@@ -42,9 +42,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def split(
-    tree: Mapping[str, Any], chosen: Callable[[str], bool]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(tree: Any, chosen: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The leaves whose "/"-joined path is `chosen`, and the others, as trees of nested dicts."""
     flat = flatten(tree)
     return (
@@ -53,7 +51,7 @@ def split(
     )
 
 
-def join(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def join(one: Any, other: Any) -> dict[str, Any]:
     """Undo `split`.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from jaxqa.data.loader import Loader
+from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.sampling.sampler import Sampler
 from jaxqa.stages.prepared import Prepared
@@ -34,7 +35,10 @@ def prepare_grpo(
     """Make a GRPO stage ready; `params` are the policy that it starts from."""
     optimizer = make_optimizer(stage.optimizer, stage.steps * stage.updates_per_rollout)
     objective = losses.GrpoObjective(
-        model=setup.model, config=stage.objective, temperature=stage.sampling.temperature
+        model=setup.model,
+        config=stage.objective,
+        gate=stage.gate,
+        temperature=stage.sampling.temperature,
     )
     source = RolloutSource(
         RolloutConfig(
@@ -43,6 +47,9 @@ def prepare_grpo(
             terms=tuple(stage.rewards.items()),
             advantages=stage.advantages,
             objective=stage.objective,
+            filter=stage.filter,
+            gate=stage.gate,
+            micro_batches=stage.micro_batches,
             completion_lengths=_rollout_lengths(setup, stage),
         ),
         prompter=loader,
@@ -58,7 +65,7 @@ def prepare_grpo(
         write=lambda step, records: rollouts.append(name, step, records),
     )
     return Prepared(
-        state=create_state(params, optimizer),
+        state=create_state(params, optimizer, trained=parts.holds(stage.trains)),
         update=_grpo_update(objective, optimizer, stage),
         source=source,
     )
@@ -77,14 +84,15 @@ def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoSta
         optimizer,
         learning_rate=lambda step: schedule(step * updates),
         micro_batches=stage.micro_batches,
+        trained=parts.holds(stage.trains),
     )
 
     def step(state: TrainState, batch: batches.GrpoBatch) -> tuple[TrainState, Mapping[str, Any]]:
-        last = updates - 1
-        state, metrics, log_probs = update(state, batch, advance=last == 0)
+        last, used = updates - 1, batch.micro_batches
+        state, metrics, log_probs = update(state, batch, advance=last == 0, used=used)
         batch = replace(batch, old_log_probs=log_probs)
         for number in range(1, last + 1):
-            state, metrics, _ = update(state, batch, advance=number == last)
+            state, metrics, _ = update(state, batch, advance=number == last, used=used)
         return state, metrics
 
     return step

@@ -1,6 +1,7 @@
 """What a training step reads and writes."""
 
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxqa import sharding
+from jaxqa import sharding, tree
 from jaxqa.typing import Params
 
 
@@ -22,7 +23,7 @@ class TrainState:
     Attributes:
       step: int32 [], training steps done.
       params: float32 master parameters.
-      opt_state: optax state.
+      opt_state: optax state, of the parameters that are trained.
     """
 
     step: jax.Array
@@ -30,12 +31,26 @@ class TrainState:
     opt_state: Any
 
 
-def create_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """State at step 0; the optimizer's moments take the parameters' placement."""
-    opt_state = jax.jit(optimizer.init, out_shardings=_moment_shardings(params, optimizer))(params)
+def create_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    trained: Callable[[str], bool] | None = None,
+) -> TrainState:
+    """State at step 0; the optimizer's moments take the parameters' placement.
+
+    Parameters whose "/"-joined path is not `trained` (None: all are) get no moments.
+    """
+    part, _ = split_trained(params, trained)
+    opt_state = jax.jit(optimizer.init, out_shardings=_moment_shardings(part, optimizer))(part)
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     step = jax.device_put(jnp.zeros((), jnp.int32), sharding.replicated(mesh))
     return TrainState(step=step, params=params, opt_state=opt_state)
+
+
+def split_trained(params: Params, trained: Callable[[str], bool] | None) -> tuple[Params, Params]:
+    """Parameters that are trained, and those that are not."""
+    return (params, {}) if trained is None else tree.split(params, trained)
 
 
 def _moment_shardings(params: Params, optimizer: optax.GradientTransformation) -> Any:

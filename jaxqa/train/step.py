@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxqa import tree
 from jaxqa.train.optimizer import global_norm
-from jaxqa.train.state import TrainState
+from jaxqa.train.state import TrainState, split_trained
 from jaxqa.typing import Int, Params
 
 Contributions = Mapping[str, Any]
@@ -27,6 +28,7 @@ def make_update(
     *,
     learning_rate: optax.Schedule,
     micro_batches: int = 1,
+    trained: Callable[[str], bool] | None = None,
 ) -> Callable[..., tuple[TrainState, Contributions, Any]]:
     """Jitted `(state, batch, advance, used) -> (state, metrics, outputs)`; `state` is donated.
 
@@ -34,29 +36,37 @@ def make_update(
     static) is how many micro-batches there is something in, the first ones, see
     `micro_batch_rows`; the others are not computed, and their outputs are 0. Where it is 0 the
     parameters stay as they are, whatever the optimizer's momentum. Metrics gain `grad_norm`,
-    before clipping, and `learning_rate`, which is only shown: training step -> rate.
+    before clipping, and `learning_rate`, which is only shown: training step -> rate. Only
+    parameters whose "/"-joined path is `trained` get a gradient and move; None means all.
     """
 
     @partial(jax.jit, donate_argnums=0, static_argnames="advance")
     def update(state: TrainState, batch: Any, advance: bool = True, used: jax.Array | None = None):
-        grads, metrics, outputs = _gradients(objective, state.params, batch, micro_batches, used)
+        params, frozen = split_trained(state.params, trained)
+        around = objective if trained is None else partial(_join_frozen, objective, frozen)
+        grads, metrics, outputs = _gradients(around, params, batch, micro_batches, used)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts
-            steps, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            steps, opt_state = optimizer.update(grads, state.opt_state, params)
             if used is not None:
                 steps = jax.tree.map(lambda leaf: leaf * (used > 0), steps)
             shown = {
                 "grad_norm": global_norm(grads),
                 "learning_rate": learning_rate(state.step),
             }
+        params = optax.apply_updates(params, steps)
         state = replace(
             state,
             step=state.step + (1 if advance else 0),
-            params=optax.apply_updates(state.params, steps),
+            params=params if trained is None else tree.join(params, frozen),
             opt_state=opt_state,
         )
         return state, {**metrics, **shown}, outputs
 
     return update
+
+
+def _join_frozen(objective: Objective, frozen: Params, params: Params, rows: Any):
+    return objective(tree.join(params, frozen), rows)
 
 
 def micro_batch_rows(num_rows: int, micro_batches: int) -> Int[np.ndarray, "B"]:

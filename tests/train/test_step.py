@@ -135,3 +135,43 @@ def test_gradient_against_numpy_and_step_count():
     np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(gradient), rtol=1e-5)
     assert int(state.step) == 0
     assert int(update(state, batch)[0].step) == 1
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_frozen_parameters_stay_and_have_no_moments(micro_batches):
+    """Training a part equals training all of a model in which the rest is constant."""
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.1, weight_decay=0.3))
+    batch = sharding.shard_rows(make(6), mesh)
+    ones, rising = np.ones(3, np.float32), np.arange(3, dtype=np.float32)
+    start = {"language": {"kernel": ones}, "visual": {"kernel": rising}}
+
+    def both(params, batch):
+        kernel = params["language"]["kernel"] * params["visual"]["kernel"]
+        return objective({"kernel": kernel}, batch)
+
+    def language_alone(params, batch):
+        return both({**params, "visual": {"kernel": jnp.arange(3.0)}}, batch)
+
+    def run(objective, params, trained):
+        params = jax.device_put(params, sharding.replicated(mesh))
+        update = make_update(
+            objective,
+            optimizer,
+            learning_rate=RATE,
+            micro_batches=micro_batches,
+            trained=trained,
+        )
+        state = create_state(params, optimizer, trained=trained)
+        for _ in range(3):
+            state, metrics, _ = update(state, batch)
+        return state, metrics["grad_norm"]
+
+    part, norm = run(both, start, lambda path: path.startswith("language/"))
+    alone, expected = run(language_alone, {"language": start["language"]}, None)
+    np.testing.assert_array_equal(part.params["visual"]["kernel"], np.arange(3.0))
+    np.testing.assert_allclose(
+        part.params["language"]["kernel"], alone.params["language"]["kernel"], rtol=1e-6
+    )
+    np.testing.assert_allclose(norm, expected, rtol=1e-6)
+    assert jax.tree.structure(part.opt_state) == jax.tree.structure(alone.opt_state)
