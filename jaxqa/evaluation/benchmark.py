@@ -188,8 +188,7 @@ def _why_undefined(scored: Sequence[Prediction]) -> str:
 
 def _groups(settings: Settings, datasets: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Averages to show: each group of several data sets, and all of them together."""
-    groups = {name: tuple(group) for name, group in settings.groups.items()}
-    groups = {name: group for name, group in groups.items() if len(group) > 1}
+    groups = {name: tuple(group) for name, group in settings.groups.items() if len(group) > 1}
     if len(datasets) > 1 and tuple(datasets) not in groups.values():
         groups["average"] = tuple(datasets)
     return groups
@@ -308,8 +307,8 @@ def _compare(
 
 
 def _williams(x: np.ndarray, z: np.ndarray, labels: np.ndarray) -> float:
-    pairs = ((x, labels), (z, labels), (x, z))
-    return williams(*(correlations.plcc(*pair) for pair in pairs), len(labels))[1]
+    first, second = correlations.plcc(x, labels), correlations.plcc(z, labels)
+    return williams(first, second, correlations.plcc(x, z), len(labels))[1]
 
 
 def _finite(value: float) -> float | None:

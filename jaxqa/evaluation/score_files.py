@@ -14,6 +14,8 @@ from jaxqa.evaluation.evaluator import Prediction
 PATH_COLUMNS = ("path", "image", "img_path", "image_path", "name", "filename", "img_name")
 SCORE_COLUMNS = ("score", "pred", "prediction", "pred_score", "quality")
 
+_ABSENT = object()
+
 
 def read_scores(path: Path) -> dict[str, float]:
     """Image path as the file writes it -> score; rows without a number are left out.
@@ -89,16 +91,14 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"cannot read the scores in {path}: {error.strerror}") from error
     records = _json_lines(path, text) if path.suffix in (".jsonl", ".json") else _csv(path, text)
     for record in records:
-        keys = [next((n for n in names if n in record), None) for names in _COLUMNS]
-        if None in keys:
+        name = next((record[n] for n in PATH_COLUMNS if n in record), None)
+        value = next((record[n] for n in SCORE_COLUMNS if n in record), _ABSENT)
+        if name is None or value is _ABSENT:
             raise UserError(
                 f"{path}: found the columns {', '.join(map(str, record))}; expected one of "
                 f"{', '.join(PATH_COLUMNS)} and one of {', '.join(SCORE_COLUMNS)}"
             )
-        yield str(record[keys[0]]).strip(), record[keys[1]]
-
-
-_COLUMNS = (PATH_COLUMNS, SCORE_COLUMNS)
+        yield str(name).strip(), value
 
 
 def _csv(path: Path, text: str) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ def labels_to_hundred(values: Vector, *, is_quality: bool) -> Vector:
 
 
 def predictions_to_hundred(values: Vector, *, is_quality: bool) -> Vector:
-    """Its `pred_to_100`: like `labels_to_hundred`, but [0, 1] is multiplied by 100 for aesthetics too."""
+    """Its `pred_to_100`: the same, but [0, 1] is multiplied by 100 for aesthetics too."""
     values = np.asarray(values, np.float64)
     tiny = (values >= 0) & (values <= 1)
     return np.where(tiny, values * 100, labels_to_hundred(values, is_quality=is_quality))

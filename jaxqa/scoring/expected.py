@@ -97,7 +97,9 @@ def cut_before_number(token_ids: Sequence[int], tokenizer: Tokenizer) -> Cut | N
 
 def continue_prompts(prompts: Prompts, written: Sequence[Sequence[int]], *, length: int) -> Prompts:
     """Prompts with `length` more slots, that go on with what was `written` after each (NumPy)."""
-    fields = {f.name: np.asarray(getattr(prompts, f.name)) for f in dataclasses.fields(prompts)}
+    fields: dict[str, Any] = {
+        f.name: np.asarray(getattr(prompts, f.name)) for f in dataclasses.fields(prompts)
+    }
     for name, fill in (("token_ids", 0), ("mask", False), ("positions", 0), ("vision_index", -1)):
         array = fields[name]
         widths = [(0, 0)] * (array.ndim - 1) + [(0, length)]
