@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxqa.rewards.labels import TASKS as TASKS
+from jaxqa.data.layouts import Layout
+from jaxqa.data.splits import Split
+from jaxqa.data.stored import StoredImage
+from jaxqa.rewards.labels import TASKS
 
 PARTS = ("train", "validation", "test")
 """What a split divides a data set into."""
+
+OWN = "official"
+"""The split that a data set's own files assign."""
+
+ImageSource = bytes | Path | StoredImage
+"""Encoded bytes, a file, or a record of a prepared data set."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +27,7 @@ class Example:
 
     Attributes:
         example_id: Stable 63-bit number, see `stable_id`; keys of random streams derive from it.
-        image: Path of the file, or its encoded bytes.
+        image: Path of the file, its encoded bytes, or its place in a prepared data set.
         score: Label in the data set's own range and direction; None where unlabelled.
         dataset: Name in the registry.
         task: One of `TASKS`.
@@ -32,14 +41,14 @@ class Example:
     """
 
     example_id: int
-    image: bytes | Path
+    image: ImageSource
     score: float | None
     dataset: str
     task: str
     prompt: str | None = None
     rationale: str | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    extra_images: tuple[bytes | Path, ...] = ()
+    extra_images: tuple[ImageSource, ...] = ()
     answer_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -48,43 +57,45 @@ class LabelledImage:
     """One row of a data set's label file, as every reader returns it.
 
     Attributes:
-        name: The image's name in the label file, unique within the data set.
-        path: Where the image file should be; readers do not look.
-        score: Label in the data set's own range and direction.
+        name: The row's name in the label file, unique within the data set.
+        files: The image's file as the label file writes it, then those of a comparison's
+            candidates; relative to one of the layout's image folders.
+        score: Label in the data set's own range and direction; None for tasks without one.
         reference: What examples may not share across splits (the source image), if any.
-        part: Part of `PARTS` that the data set's own files assign, if any.
+        parts: Name of a split -> part of `PARTS`, of every split that the files assign; that of
+            the data set itself is called "official".
+        task: One of `TASKS`, where the files decide it row by row.
+        prompt: Text that the image was generated from, if any.
         rationale: Teacher's reasoning, if any.
+        answer_labels: See `Example`.
+        encoded: The images themselves, where the label file holds them (Parquet).
         metadata: Everything else worth keeping.
     """
 
     name: str
-    path: Path
-    score: float
+    files: tuple[str, ...]
+    score: float | None
     reference: str | None = None
-    part: str | None = None
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    task: str | None = None
+    prompt: str | None = None
     rationale: str | None = None
+    answer_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    encoded: tuple[ImageSource, ...] = ()
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReferenceSplit:
-    """A published split by reference image; references named in neither list are for training.
+class Labels:
+    """What a reader found.
 
     Attributes:
-        test: References of the published test set.
-        validation: References to choose settings on.
-        source: Where the lists come from.
+        rows: All rows, in the order of the files.
+        notes: What was left out or turned round, in words for `jaxqa data check`.
     """
 
-    test: frozenset[str]
-    validation: frozenset[str]
-    source: str
-
-    def part_of(self, reference: str) -> str:
-        """The part that a reference's images belong to."""
-        if reference in self.test:
-            return "test"
-        return "validation" if reference in self.validation else "train"
+    rows: list[LabelledImage]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,34 +104,50 @@ class DatasetInfo:
 
     Attributes:
         name: Name on the command line and in results.
-        format: Reader, a key of `readers.READERS`.
         task: What the label rates, one of `TASKS`.
         label_name: The label's name in the data set's own terms.
         label_range: Lowest and highest label that can occur, inclusive.
-        higher_is_better: Direction of the label.
-        measured_range: Lowest and highest label of the whole published data set, where known;
-            min-max normalisations of papers use it.
+        higher_is_better: Direction of the label, after a reader turned it round where it does.
         synthetic: True where the label is computed and no person gave it; reports must say so.
         licence: Terms of use, as far as its authors state them.
         citation: What to cite.
         homepage: Where to get it.
-        splits: Named splits, for data sets that do not bring their own.
+        layouts: Arrangements of the files that are accepted; the first found is read.
+        folders: Names that its folder has below the data root, besides `name`.
+        measured_range: Lowest and highest label of the whole published data set, where known;
+            min-max normalisations of papers use it.
+        deviation: What `metadata["label_std"]` of its examples is; empty where there is none.
+        count: Number of labelled images of the published data set; 0 where unknown.
+        splits: Named splits besides what the files assign.
+        tolerated_missing: Image files that may be absent; their rows are left out.
         distortions: Names of distortion types 1, 2, ... of the image file names.
+        notes: What is easily taken wrongly, in words for `jaxqa data list` and `check`.
     """
 
     name: str
-    format: str
     task: str
     label_name: str
     label_range: tuple[float, float]
     higher_is_better: bool
-    synthetic: bool
+    synthetic: bool = False
     licence: str
     citation: str
     homepage: str
+    layouts: tuple[Layout, ...]
+    folders: tuple[str, ...] = ()
     measured_range: tuple[float, float] | None = None
-    splits: Mapping[str, ReferenceSplit] = dataclasses.field(default_factory=dict)
+    deviation: str = ""
+    count: int = 0
+    splits: Mapping[str, Split] = dataclasses.field(default_factory=dict)
+    tolerated_missing: int = 0
     distortions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise ValueError(f"{self.name}: task is {self.task!r}; expected one of {TASKS}")
+        if not self.label_range[0] < self.label_range[1] or not self.layouts:
+            raise ValueError(f"{self.name}: expected a label range that rises, and a layout")
 
 
 def stable_id(dataset: str, name: str) -> int:

@@ -1,4 +1,4 @@
-"""KADID-10k's layout: `images/` and `dmos.csv` with the header dist_img,ref_img,dmos,var.
+"""KADID-10k's own layout: `images/` and `dmos.csv` with the header dist_img,ref_img,dmos,var.
 
 Two optional files beside dmos.csv, which the demo data set has:
 `splits.csv` (header ref_img,split; split is train, validation or test) and
@@ -8,83 +8,82 @@ Two traps: `dmos` rises with quality although its name says otherwise, and `var`
 its square root is kept in the metadata as `label_std`.
 """
 
-import math
-import re
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxqa.data.readers import tables
-from jaxqa.data.records import PARTS, LabelledImage
+from jaxqa.data import tables
+from jaxqa.data.layouts import Columns, Layout, label_file
+from jaxqa.data.readers import rows
+from jaxqa.data.records import OWN, PARTS, LabelledImage, Labels
 from jaxqa.errors import UserError
 
 LABELS = "dmos.csv"
-IMAGES = "images"
 SPLITS = "splits.csv"
 RATIONALES = "rationales.jsonl"
+PATTERN = r"(?P<reference>I.+)_(?P<distortion_type>\d{1,3})_(?P<distortion_level>\d{1,3})\.\w+"
 
-_NAME = re.compile(r"I(?P<reference>.+)_(?P<type>\d{1,3})_(?P<level>\d{1,3})\.\w+", re.ASCII)
+LAYOUT = Layout(
+    name="official",
+    reader="kadid",
+    files=label_file(LABELS),
+    images=("images",),
+    columns=Columns(
+        image=("dist_img",),
+        score=("dmos",),
+        std="var",
+        std_is_variance=True,
+        pattern=PATTERN,
+    ),
+)
 
 
-def read(root: Path) -> list[LabelledImage]:
-    """All rows of `root`/dmos.csv in file order; does not look at the image files.
+def read(folder: Path, layout: Layout) -> Labels:
+    """All rows of dmos.csv in file order; does not look at the image files.
 
     Raises:
         UserError: a file is missing or unreadable, a row is malformed or doubled.
     """
-    parts = _read_parts(root / SPLITS)
-    rationales = _read_rationales(root / RATIONALES)
-    rows: dict[str, LabelledImage] = {}
-    for line, row in tables.read_csv(root / LABELS, ("dist_img", "ref_img", "dmos", "var")):
-        image = _parse_row(row, root, line=line, parts=parts, rationales=rationales)
-        if image.name in rows:
-            raise UserError(f"{root / LABELS}, line {line}: {image.name} is listed twice")
-        rows[image.name] = image
-    unknown = [name for name in rationales if name not in rows]
+    parts = _read_parts(folder / SPLITS)
+    rationales = _read_rationales(folder / RATIONALES)
+    table = tables.read_csv(folder / LABELS, ("dist_img", "ref_img", "dmos", "var"))
+    for where, row in table:
+        _check_names(row, where=where)
+    found = rows.labels([(None, table)], layout)
+    known = {image.name for image in found.rows}
+    unknown = [name for name in rationales if name not in known]
     if unknown:
         raise UserError(
-            f"{root / RATIONALES}: {len(unknown)} images are not in {LABELS}, first {unknown[0]}"
+            f"{folder / RATIONALES}: {len(unknown)} images are not in {LABELS}, first {unknown[0]}"
         )
-    return list(rows.values())
+    images = [
+        dataclasses.replace(
+            image,
+            parts=_part_of(image, parts, folder),
+            rationale=rationales.get(image.name),
+        )
+        for image in found.rows
+    ]
+    return Labels(rows=images, notes=found.notes)
 
 
-def _parse_row(
-    row: Mapping[str, str],
-    root: Path,
-    *,
-    line: int,
-    parts: Mapping[str, str] | None,
-    rationales: Mapping[str, str],
-) -> LabelledImage:
-    path = root / LABELS
+def _check_names(row: Mapping[str, Any], *, where: str) -> None:
     name, reference = row["dist_img"], PurePosixPath(row["ref_img"]).stem
-    match = _NAME.fullmatch(name)
-    if match is None or "/" in name or "\\" in name:  # also keeps every path inside images/
+    if not name.lower().startswith(f"{reference.lower()}_"):
         raise UserError(
-            f"{path}, line {line}: dist_img is {name!r}, expected I<reference>_<type>_<level>.png"
+            f"{where}: {name} does not belong to ref_img {row['ref_img']}; expected "
+            "I<reference>_<type>_<level>.png"
         )
-    if reference != f"I{match['reference']}":
-        raise UserError(f"{path}, line {line}: {name} does not belong to ref_img {row['ref_img']}")
-    if parts is not None and reference not in parts:
-        raise UserError(f"{root / SPLITS}: no split for {reference}, which {LABELS} uses")
-    variance = tables.parse_number(row["var"], path=path, line=line, column="var")
-    if variance < 0:
-        raise UserError(f"{path}, line {line}: var is {variance}, expected a variance of 0 or more")
-    metadata: dict[str, Any] = {
-        "reference": reference,
-        "distortion_type": int(match["type"]),
-        "distortion_level": int(match["level"]),
-        "label_std": math.sqrt(variance),
-    }
-    return LabelledImage(
-        name=name,
-        path=root / IMAGES / name,
-        score=tables.parse_number(row["dmos"], path=path, line=line, column="dmos"),
-        reference=reference,
-        part=None if parts is None else parts[reference],
-        rationale=rationales.get(name),
-        metadata=metadata,
-    )
+
+
+def _part_of(image: LabelledImage, parts: Mapping[str, str] | None, folder: Path) -> dict[str, str]:
+    if parts is None:
+        return {}
+    reference = image.reference or ""
+    if reference not in parts:
+        raise UserError(f"{folder / SPLITS}: no split for {reference}, which {LABELS} uses")
+    return {OWN: parts[reference]}
 
 
 def _read_parts(path: Path) -> dict[str, str] | None:
@@ -92,14 +91,12 @@ def _read_parts(path: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
     parts: dict[str, str] = {}
-    for line, row in tables.read_csv(path, ("ref_img", "split")):
-        reference, part = PurePosixPath(row["ref_img"]).stem, row["split"]
+    for where, row in tables.read_csv(path, ("ref_img", "split")):
+        reference, part = PurePosixPath(row["ref_img"]).stem.upper(), row["split"]
         if part not in PARTS:
-            raise UserError(
-                f"{path}, line {line}: split is {part!r}, expected one of {', '.join(PARTS)}"
-            )
+            raise UserError(f"{where}: split is {part!r}, expected one of {', '.join(PARTS)}")
         if parts.setdefault(reference, part) != part:
-            raise UserError(f"{path}, line {line}: {reference} is in {parts[reference]} and {part}")
+            raise UserError(f"{where}: {reference} is in {parts[reference]} and {part}")
     return parts
 
 
@@ -108,8 +105,8 @@ def _read_rationales(path: Path) -> dict[str, str]:
     rationales: dict[str, str] = {}
     if not path.exists():
         return rationales
-    for line, row in tables.read_json_lines(path, ("dist_img", "rationale")):
+    for where, row in tables.read_json_lines(path, ("dist_img", "rationale")):
         if row["dist_img"] in rationales:
-            raise UserError(f"{path}, line {line}: a second rationale for {row['dist_img']}")
+            raise UserError(f"{where}: a second rationale for {row['dist_img']}")
         rationales[row["dist_img"]] = row["rationale"]
     return rationales

@@ -23,21 +23,25 @@ def _write(root, *, rows=_ROWS, header=_HEADER, splits=None, rationales=None):
         (root / "rationales.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _read(root):
+    return kadid.read(root, kadid.LAYOUT).rows
+
+
 def test_rows_carry_what_the_files_say(tmp_path):
     _write(tmp_path)
-    first, second, third = kadid.read(tmp_path)
+    first, second, third = _read(tmp_path)
     assert (first.name, first.score, first.reference) == ("I01_01_01.png", 4.57, "I01")
-    assert first.path == tmp_path / "images" / "I01_01_01.png"
+    assert first.files == ("I01_01_01.png",)
     assert first.metadata["label_std"] == pytest.approx(math.sqrt(0.496))  # var is a variance
     assert (second.metadata["distortion_type"], second.metadata["distortion_level"]) == (10, 5)
     assert third.metadata["reference"] == "I02"
-    assert third.part is None and third.rationale is None
+    assert third.parts == {} and third.rationale is None
 
 
 def test_column_order_blank_lines_quotes_and_byte_order_mark_do_not_matter(tmp_path):
     rows = ['0.1,"I01.png", 2.5 ,I01_01_01.png,extra', "", '0,"I02.png",3,"I02_01_01.png",']
     _write(tmp_path, rows=rows, header="\ufeffvar,ref_img,dmos,dist_img,note")
-    assert [(row.name, row.score) for row in kadid.read(tmp_path)] == [
+    assert [(row.name, row.score) for row in _read(tmp_path)] == [
         ("I01_01_01.png", 2.5),
         ("I02_01_01.png", 3.0),
     ]
@@ -45,14 +49,14 @@ def test_column_order_blank_lines_quotes_and_byte_order_mark_do_not_matter(tmp_p
 
 def test_windows_line_ends(tmp_path):
     (tmp_path / "dmos.csv").write_bytes("\r\n".join([_HEADER, *_ROWS, ""]).encode())
-    assert len(kadid.read(tmp_path)) == 3
+    assert len(_read(tmp_path)) == 3
 
 
 def test_split_file_and_rationales_are_joined(tmp_path):
     rationale = {"dist_img": "I01_10_05.png", "rationale": "Blöcke überall\nund Ringe"}
     _write(tmp_path, splits="ref_img,split\nI01.png,train\nI02,test\n", rationales=[rationale])
-    rows = kadid.read(tmp_path)
-    assert [row.part for row in rows] == ["train", "train", "test"]
+    rows = _read(tmp_path)
+    assert [row.parts["official"] for row in rows] == ["train", "train", "test"]
     assert [row.rationale for row in rows] == [None, rationale["rationale"], None]
 
 
@@ -77,7 +81,7 @@ def test_split_file_and_rationales_are_joined(tmp_path):
 def test_bad_rows_are_located(tmp_path, rows, message):
     _write(tmp_path, rows=rows)
     with pytest.raises(UserError, match=rf"dmos\.csv.*{message}"):
-        kadid.read(tmp_path)
+        _read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_bad_rows_are_located(tmp_path, rows, message):
 def test_missing_columns_are_listed(tmp_path, header, message):
     _write(tmp_path, header=header)
     with pytest.raises(UserError, match=message):
-        kadid.read(tmp_path)
+        _read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,7 @@ def test_missing_columns_are_listed(tmp_path, header, message):
 def test_bad_split_files(tmp_path, splits, message):
     _write(tmp_path, splits=splits)
     with pytest.raises(UserError, match=message):
-        kadid.read(tmp_path)
+        _read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -121,20 +125,20 @@ def test_bad_split_files(tmp_path, splits, message):
 def test_bad_rationales(tmp_path, line, message):
     _write(tmp_path, rationales=[line])
     with pytest.raises(UserError, match=message):
-        kadid.read(tmp_path)
+        _read(tmp_path)
 
 
 def test_second_rationale_for_one_image(tmp_path):
     line = {"dist_img": "I01_01_01.png", "rationale": "soft"}
     _write(tmp_path, rationales=[line, line])
     with pytest.raises(UserError, match="line 2: a second rationale for I01_01_01.png"):
-        kadid.read(tmp_path)
+        _read(tmp_path)
 
 
 def test_label_file_that_is_no_text(tmp_path):
     (tmp_path / "dmos.csv").write_bytes(b"\xff\xfe\x00d")
     with pytest.raises(UserError, match=r"dmos\.csv: expected UTF-8 text; byte 0"):
-        kadid.read(tmp_path)
+        _read(tmp_path)
     (tmp_path / "dmos.csv").unlink()
     with pytest.raises(UserError, match=r"dmos\.csv: cannot read the file: No such file"):
-        kadid.read(tmp_path)
+        _read(tmp_path)
