@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxqa.data import own, sources
+from jaxqa.data import discovery, own
 from jaxqa.data.catalogue import (
     aesthetics,
     authentic,
@@ -19,8 +19,8 @@ from jaxqa.data.catalogue import (
     text_to_image,
     unscored,
 )
+from jaxqa.data.discovery import Source
 from jaxqa.data.records import OWN, PARTS, DatasetInfo, Example, LabelledImage, stable_id
-from jaxqa.data.sources import Source
 from jaxqa.data.splits import parse_seeded
 from jaxqa.errors import UserError
 
@@ -90,7 +90,7 @@ def read_dataset(name: str, root: str | os.PathLike[str], split: str) -> list[Ex
             named); nothing left.
     """
     info = dataset_info(name)
-    source = sources.open_source(info, name, Path(root))
+    source = discovery.open_source(info, name, Path(root))
     rows = source.labels.rows
     if not rows:
         raise UserError(f"{source.folder}: {name} is empty: its label file has no rows")

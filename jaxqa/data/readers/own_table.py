@@ -43,11 +43,16 @@ COMPARISON = Columns(
     score=(),
     answers={"choice": "result"},
     reference="ref_image",
+    part="split",
+    rationale="rationale",
     name_depth=0,
 )
 DEGRADATION = Columns(
     score=(),
     answers={"distortion_class": "distortion_class", "severity": "severity"},
+    part="split",
+    reference="reference",
+    rationale="rationale",
     name_depth=0,
 )
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE]-?\d+)?")
@@ -90,7 +95,7 @@ def _columns_of(table: list[Row]) -> Columns:
     if {"distortion_class", "severity"} <= keys:
         return DEGRADATION
     if "gt_score" in keys:
-        return dataclasses.replace(_OURS, part="", reference="")
+        return dataclasses.replace(_OURS, reference="")
     return _OURS
 
 

@@ -11,7 +11,9 @@ from jaxqa.data.layouts import Columns, Layout
 from jaxqa.data.records import OWN, PARTS, LabelledImage, Labels
 from jaxqa.data.tables import Row
 from jaxqa.errors import UserError
-from jaxqa.rewards.labels import TASKS
+from jaxqa.rewards.labels import CHOICES, DISTORTION_CLASSES, SEVERITIES, TASKS
+
+_ANSWERS = {"distortion_class": DISTORTION_CLASSES, "severity": SEVERITIES, "choice": CHOICES}
 
 _PART_WORDS = {
     **{part: part for part in PARTS},
@@ -62,7 +64,7 @@ def image_of(
         prompt=_optional(row, columns.prompt, where=where),
         rationale=_optional(row, columns.rationale, where=where),
         answer_labels={
-            label: tables.text(row, name, where=where) for label, name in columns.answers.items()
+            label: _answer(row, label, name, where=where) for label, name in columns.answers.items()
         },
         metadata=metadata,
     )
@@ -109,7 +111,7 @@ def _score(row: Mapping[str, Any], columns: Columns, *, where: str) -> float | N
 
 def _metadata(row: Mapping[str, Any], columns: Columns, base: str, *, where: str) -> dict[str, Any]:
     metadata: dict[str, Any] = {name: row[name] for name in columns.keep if row.get(name)}
-    if columns.reference:
+    if columns.reference and row.get(columns.reference) not in (None, ""):
         value = tables.text(row, columns.reference, where=where)
         metadata["reference"] = PurePosixPath(value).stem
     if columns.pattern:
@@ -154,6 +156,16 @@ def _task(row: Mapping[str, Any], columns: Columns, *, where: str) -> str | None
     if task is not None and task not in TASKS:
         raise UserError(f"{where}: task is {task!r}, expected one of {', '.join(TASKS)}")
     return task
+
+
+def _answer(row: Mapping[str, Any], label: str, name: str, *, where: str) -> str:
+    """One of the words that a task's answer can be; JSON's null stands for the word."""
+    value = "null" if name in row and row[name] is None else tables.text(row, name, where=where)
+    if value not in _ANSWERS[label]:
+        raise UserError(
+            f"{where}: {name} is {value!r}, expected one of {', '.join(_ANSWERS[label])}"
+        )
+    return value
 
 
 def _optional(row: Mapping[str, Any], name: str, *, where: str) -> str | None:
