@@ -215,7 +215,7 @@ def _describe(found: list[scenes.Scene], config: DemoDataConfig, seed: int) -> d
         "name": "jaxqa_demo",
         "labels": "synthetic pseudo-MOS from full-reference metrics; no person rated these images",
         "generator_version": GENERATOR_VERSION,
-        "config": dataclasses.asdict(config),
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),  # as a file gives it back
         "seed": seed,
         "scenes": [
             {
