@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 
 from jaxqa.data import images as images_lib
+from jaxqa.data.images import ImageSource
 from jaxqa.data.prompts import PromptTemplate
 from jaxqa.data.records import Example
 from jaxqa.data.source import Source
+from jaxqa.data.stored import StoredImage
 from jaxqa.data.tokenizer import Message, Tokenizer
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import layout, preprocess
@@ -147,12 +149,14 @@ def measure_prompt(
         raise UserError(f"{image_name(example)}: {error}") from error
 
 
-def read_image_size(image: bytes | str | os.PathLike[str], *, name: str) -> tuple[int, int]:
+def read_image_size(image: ImageSource, *, name: str) -> tuple[int, int]:
     """Sides of an image from its header; which is the height matters to no token count.
 
     Raises:
         UserError: no image there.
     """
+    if isinstance(image, StoredImage):
+        return image.size  # read when the data set was prepared
     source = io.BytesIO(image) if isinstance(image, bytes) else image
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `decode` has the last word on sizes

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from jaxqa.data.stored import StoredImage
 from jaxqa.errors import UserError
 from jaxqa.typing import Shaped, UInt8
 
@@ -51,6 +52,8 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+ImageSource = bytes | str | os.PathLike[str] | StoredImage
 
 EncodedFile = io.BytesIO | io.BufferedReader
 
@@ -90,7 +93,7 @@ DEFAULT_LIMITS = DecodeLimits()
 
 
 def decode(
-    source: bytes | str | os.PathLike[str],
+    source: ImageSource,
     *,
     name: str | None = None,
     limits: DecodeLimits = DEFAULT_LIMITS,
@@ -98,7 +101,7 @@ def decode(
     """RGB pixels of an image file or of its bytes, by the rules of the module's table.
 
     Args:
-        source: Encoded bytes, or the path of a regular file.
+        source: Encoded bytes, the path of a regular file, or a record of a prepared data set.
         name: What error messages call the image; the path by default.
         limits: Bounds on file size and pixel count.
 
@@ -113,7 +116,7 @@ def decode(
 
 
 def read_size(
-    source: bytes | str | os.PathLike[str],
+    source: ImageSource,
     *,
     name: str | None = None,
     limits: DecodeLimits = DEFAULT_LIMITS,
@@ -134,7 +137,9 @@ def read_size(
     return (width, height) if turned else (height, width)
 
 
-def _name(source: bytes | str | os.PathLike[str]) -> str:
+def _name(source: ImageSource) -> str:
+    if isinstance(source, StoredImage):
+        return str(source)
     return f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
 
 
@@ -154,7 +159,7 @@ def _opened(file: EncodedFile, name: str, limits: DecodeLimits) -> Iterator[Imag
             raise UserError(f"{name}: cannot decode the image: {detail}; {_expected()}") from error
 
 
-def _read(source: bytes | str | os.PathLike[str], name: str, limits: DecodeLimits) -> bytes:
+def _read(source: ImageSource, name: str, limits: DecodeLimits) -> bytes:
     """The encoded bytes, never more than the limit."""
     with _open_bytes(source, name) as file:
         encoded = file.read(limits.max_bytes + 1)
@@ -166,8 +171,10 @@ def _read(source: bytes | str | os.PathLike[str], name: str, limits: DecodeLimit
 
 
 @contextlib.contextmanager
-def _open_bytes(source: bytes | str | os.PathLike[str], name: str) -> Iterator[EncodedFile]:
+def _open_bytes(source: ImageSource, name: str) -> Iterator[EncodedFile]:
     """The encoded bytes as a file; whatever goes wrong in opening or reading is a UserError."""
+    if isinstance(source, StoredImage):
+        source = source.read_bytes()
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return

@@ -7,6 +7,7 @@ NAME/PART/images/1.0.0/*.array_record*   a TensorFlow Datasets builder: the enco
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def read_part(folder: Path) -> list[LabelledImage]:
     for record, (where, row) in enumerate(tables.read_json_lines(folder / LABELS)):
         try:
             found.append(_row(dict(row), builder, record))
-        except TypeError as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"{where}: not a row of a prepared data set: {error}") from error
     return found
 
@@ -84,10 +85,16 @@ def builder_folder(part: Path) -> Path:
     return part / "images" / "1.0.0"
 
 
-def as_line(row: LabelledImage, number: int) -> str:
-    """A row as a line of labels.jsonl; `number` is its place in the label file."""
-    value = dataclasses.asdict(row)
-    del value["encoded"]
+def as_line(row: LabelledImage, number: int, sizes: Sequence[tuple[int, int]]) -> str:
+    """A row as a line of labels.jsonl.
+
+    Args:
+        row: The row.
+        number: Its place in the label file.
+        sizes: Height and width of each of its images.
+    """
+    value = dataclasses.asdict(dataclasses.replace(row, encoded=()))
+    value["encoded"] = sizes
     value["metadata"]["row"] = number
     return json.dumps(value, ensure_ascii=False)
 
@@ -95,8 +102,10 @@ def as_line(row: LabelledImage, number: int) -> str:
 def _row(value: dict[str, Any], builder: str, record: int) -> LabelledImage:
     files = tuple(value.pop("files"))
     images = tuple(
-        StoredImage(folder=builder, record=record, place=place, name=file)
-        for place, file in enumerate(files)
+        StoredImage(folder=builder, record=record, place=place, name=file, size=(height, width))
+        for place, (file, (height, width)) in enumerate(
+            zip(files, value.pop("encoded"), strict=True)
+        )
     )
     return LabelledImage(files=files, encoded=images, **value)
 

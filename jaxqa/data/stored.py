@@ -21,12 +21,14 @@ class StoredImage:
         record: Number of the record in it.
         place: Number of the image in the record.
         name: The image's file as the label file wrote it.
+        size: Height and width of the upright image.
     """
 
     folder: str
     record: int
     place: int
     name: str
+    size: tuple[int, int]
 
     def __str__(self) -> str:
         return f"{self.folder}, record {self.record} ({self.name})"

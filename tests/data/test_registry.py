@@ -149,7 +149,7 @@ def test_unknown_splits_list_the_known(kadid_root, split, message):
 
 def test_unknown_data_set_lists_the_known(tmp_path):
     with pytest.raises(
-        UserError, match="unknown data set 'kadid'; known are koniq10k, .*jaxqa_demo, and"
+        UserError, match="unknown data set 'kadid'; known are koniq10k, .*jaxqa_demo_comparison, and"
     ):
         registry.read_dataset("kadid", tmp_path, "all")
 
