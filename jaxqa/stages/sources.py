@@ -142,7 +142,7 @@ class DataConfig:
                 f"workers and cache_mb must not be negative, got {self.workers} and {self.cache_mb}"
             )
         datasets = [source.dataset for source in self.sources.values()]
-        if self.demo is not None and DEMO_DATASET not in datasets:
+        if self.demo is not None and not any(name.startswith(DEMO_DATASET) for name in datasets):
             raise ValueError(
                 f"demo makes the data set {DEMO_DATASET!r}, but the sources have "
                 f"{', '.join(map(repr, datasets))}; set demo to None or a source's dataset to the "
