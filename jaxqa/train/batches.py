@@ -57,6 +57,8 @@ class GrpoBatch:
         on.
       advantages: float32 [B G].
       normalizer: float32 [], `grpo.loss_normalizer` of the whole rollout batch.
+      gate: bool [B G T], tokens that have a policy gradient, or None: all, or the loss decides.
+      micro_batches: int32 [], how many micro-batches hold a group, or None: all.
       old_log_probs: float32 [B G T] of the policy that sampled, or None at the first update.
       ref_log_probs: float32 [B G T] of the frozen reference, or None without a KL penalty.
     """
@@ -67,5 +69,7 @@ class GrpoBatch:
     sampler_log_probs: jax.Array
     advantages: jax.Array
     normalizer: jax.Array
+    gate: jax.Array | None = None
+    micro_batches: jax.Array | None = None
     old_log_probs: jax.Array | None = None
     ref_log_probs: jax.Array | None = None

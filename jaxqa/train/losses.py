@@ -13,6 +13,7 @@ from jaxqa.metrics import states
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.objectives import grpo, log_probabilities, sft, warmup
+from jaxqa.objectives.entropy_gate import GateConfig, high_entropy_tokens
 from jaxqa.train.batches import GrpoBatch, SftBatch, WarmupBatch
 from jaxqa.typing import Array, Float, Int, Params
 
@@ -50,10 +51,14 @@ class SftObjective:
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoObjective:
-    """The clipped policy loss; outputs the trainer's log-probabilities [B G T]."""
+    """The clipped policy loss; outputs the trainer's log-probabilities [B G T].
+
+    The metric `micro_batches` counts how often it was computed.
+    """
 
     model: Qwen2_5_VL
     config: grpo.GrpoConfig
+    gate: GateConfig
     temperature: float
 
     def __call__(self, params: Params, batch: GrpoBatch):
@@ -73,12 +78,19 @@ class GrpoObjective:
             batch.completion_mask,
             self.config,
             normalizer=batch.normalizer,
+            gate=self._gate(entropies, batch),
             entropies=entropies,
         )
         constant = jax.lax.stop_gradient(log_probs)
         gap = jnp.abs(constant - batch.sampler_log_probs)
         metrics["sampler_gap"] = states.masked_mean(gap, batch.completion_mask)
+        metrics["micro_batches"] = jnp.float32(1)
         return loss, (metrics, constant)
+
+    def _gate(self, entropies: jax.Array, batch: GrpoBatch) -> jax.Array | None:
+        if self.gate.source != "policy":
+            return batch.gate
+        return high_entropy_tokens(entropies, batch.completion_mask, rho=self.gate.rho)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""Rollouts as a batch source: prompts -> answers -> rewards -> advantages -> `GrpoBatch`."""
+"""Rollouts as a batch source: prompts -> answers -> rewards -> advantages -> filter -> batch."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,24 @@ from jaxqa import sharding
 from jaxqa.data.batching import PromptBatch
 from jaxqa.data.loader import Loader
 from jaxqa.data.tokenizer import Tokenizer
+from jaxqa.metrics import states
 from jaxqa.objectives import grpo
-from jaxqa.objectives.advantages import AdvantageConfig, group_advantages
+from jaxqa.objectives.advantages import (
+    AdvantageConfig,
+    FilterConfig,
+    group_advantages,
+    informative_groups,
+)
+from jaxqa.objectives.entropy_gate import GateConfig, high_entropy_tokens
 from jaxqa.rewards import parsing
 from jaxqa.rewards.answers import Answers, Targets
 from jaxqa.rewards.registry import RewardTerm, combine
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.train.batches import GrpoBatch
-from jaxqa.typing import Array, Float, Params
+from jaxqa.train.groups import Groups, refill, to_front
+from jaxqa.train.rounds import Round, filter_metrics, reward_metrics
+from jaxqa.typing import Array, Bool, Float, Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +41,10 @@ class RolloutConfig:
       seed, stage: name the samples' random keys, with the step and the example.
       terms: rewards and their weights, under the names of their metrics.
       advantages: how rewards become advantages.
-      objective: the policy loss, for its normaliser and whether it needs a reference.
+      objective: the policy loss, for its normaliser.
+      filter: which groups are trained on, and how often more are sampled.
+      gate: which tokens have a policy gradient.
+      micro_batches: slices of the batch.
       completion_lengths: buckets to which the sampled completions are cut.
     """
 
@@ -41,6 +53,9 @@ class RolloutConfig:
     terms: tuple[tuple[str, RewardTerm], ...]
     advantages: AdvantageConfig
     objective: grpo.GrpoConfig
+    filter: FilterConfig
+    gate: GateConfig
+    micro_batches: int
     completion_lengths: tuple[int, ...]
 
 
@@ -76,32 +91,79 @@ class RolloutSource:
         self._write = write
 
     def next(self, params: Params, step: int) -> tuple[GrpoBatch, dict[str, float]]:
-        """The rollout of training step `step` (from 0) and its metrics."""
-        config, host = self.config, next(self._prompter)
+        """The rollout of training step `step` (from 0) and its metrics.
+
+        Further prompts are sampled while kept groups do not fill the batch and rounds are left.
+        """
+        groups, first = self._round(params, step, [])
+        rounds, kept = [first], first.kept
+        while not kept.all() and len(rounds) <= self.config.filter.resample_rounds:
+            more, latest = self._round(params, step, rounds)
+            groups, kept = refill(groups, kept, more, latest.kept, mesh=self._mesh)
+            rounds.append(latest)
+        self._write(step + 1, [record for one in rounds for record in one.records()])
+        metrics = reward_metrics(rounds)
+        if self.config.filter.tau is not None:
+            metrics |= filter_metrics(rounds, int(kept.sum()))
+        return self._batch(groups, kept), metrics
+
+    def _round(self, params: Params, step: int, earlier: list[Round]) -> tuple[Groups, Round]:
+        """Prompts, their answers, rewards and advantages, and which groups pass the filter."""
+        host = next(self._prompter)
         prompts = sharding.shard_rows(host.prompts, self._mesh)
-        keys = sample_keys(
-            config.seed, config.stage, step, host.example_ids, self._sampler.config.num_samples
-        )
-        rollout = self._cut(self._sampler(params, prompts, keys))
+        rollout = self._sample(params, prompts, host, step)
         texts = decode_groups(self._tokenizer, rollout)
         answers = parsing.parse_answers(texts)
-        rewards, *logged = self._rewards(answers, host)
-        batch = GrpoBatch(
+        rewards, terms, counters = self._rewards(answers, host)
+        groups = Groups(
             prompts=prompts,
             completion_ids=rollout.token_ids,
             completion_mask=rollout.mask,
-            sampler_log_probs=rollout.log_probs,
-            advantages=group_advantages(rewards, config.advantages),
-            normalizer=grpo.loss_normalizer(
-                rollout.mask,
-                config.objective,
-                max_length=self._sampler.config.max_new_tokens,
-            ),
-            ref_log_probs=self._reference and self._reference(prompts, rollout.token_ids),
+            log_probs=rollout.log_probs,
+            entropies=rollout.entropies,
+            advantages=group_advantages(rewards, self.config.advantages),
         )
-        host_rewards, host_terms, counters = jax.device_get((rewards, *logged))
-        self._write(step + 1, _records(host, texts, answers, host_rewards))
-        return batch, _metrics(host_rewards, host_terms, counters)
+        on_device = {
+            "rewards": rewards,
+            "terms": terms,
+            "counters": counters,
+            "entropy": states.masked_mean(rollout.entropies, rollout.mask).compute(),
+            "informative": informative_groups(rewards, self.config.filter),
+        }
+        seen = [one.prompts.example_ids for one in earlier]
+        fresh = host.valid & ~np.isin(host.example_ids, np.concatenate([[], *seen]))
+        facts = jax.device_get(on_device)
+        return groups, Round(prompts=host, texts=texts, answers=answers, fresh=fresh, **facts)
+
+    def _batch(self, groups: Groups, kept: Bool[np.ndarray, "B"]) -> GrpoBatch:
+        """What is defined over the whole batch: normaliser, gate, and what a micro-batch holds."""
+        config, used = self.config, None
+        if not kept.all():
+            groups = to_front(groups, kept, micro_batches=config.micro_batches, mesh=self._mesh)
+        if config.filter.tau is not None:
+            rows = len(kept) // config.micro_batches
+            used = jax.device_put(np.int32(-(-kept.sum() // rows)), sharding.replicated(self._mesh))
+        mask, gate = groups.completion_mask, None
+        if config.gate.source == "sampler":
+            gate = _gate(groups.entropies, mask, rho=config.gate.rho)
+        longest = self._sampler.config.max_new_tokens
+        reference = self._reference and self._reference(groups.prompts, groups.completion_ids)
+        return GrpoBatch(
+            prompts=groups.prompts,
+            completion_ids=groups.completion_ids,
+            completion_mask=mask,
+            sampler_log_probs=groups.log_probs,
+            advantages=groups.advantages,
+            normalizer=grpo.loss_normalizer(mask, config.objective, max_length=longest),
+            gate=gate,
+            micro_batches=used,
+            ref_log_probs=reference,
+        )
+
+    def _sample(self, params: Params, prompts: Any, host: PromptBatch, step: int) -> Rollout:
+        config, num_samples = self.config, self._sampler.config.num_samples
+        keys = sample_keys(config.seed, config.stage, step, host.example_ids, num_samples)
+        return self._cut(self._sampler(params, prompts, keys))
 
     def _rewards(
         self, answers: Answers, host: PromptBatch
@@ -136,29 +198,4 @@ def decode_groups(tokenizer: Tokenizer, rollout: Rollout) -> list[list[str]]:
     ]
 
 
-def _records(
-    host: PromptBatch, texts: Sequence[Sequence[str]], answers: Answers, rewards: np.ndarray
-) -> list[dict[str, Any]]:
-    def of_group(row: int) -> Iterator[dict[str, Any]]:
-        for index, text in enumerate(texts[row]):
-            yield {
-                "example_id": int(host.example_ids[row]),
-                "completion": index,
-                "text": text,
-                "score": float(answers.score[row, index]) if answers.valid[row, index] else None,
-                "reward": float(rewards[row, index]),
-                "label": None if np.isnan(host.labels[row]) else float(host.labels[row]),
-            }
-
-    return [record for row in range(len(texts)) for record in of_group(row)]
-
-
-def _metrics(
-    rewards: np.ndarray, terms: Mapping[str, np.ndarray], counters: Mapping[str, np.ndarray]
-) -> dict[str, float]:
-    parts = {f"reward_{name}": float(np.mean(values)) for name, values in terms.items()}
-    spread = rewards.std(axis=1, ddof=1)
-    counts = {name: float(value) for name, value in counters.items()}
-    return (
-        parts | counts | {"reward": float(np.mean(rewards)), "reward_std": float(np.mean(spread))}
-    )
+_gate = jax.jit(high_entropy_tokens, static_argnames="rho")

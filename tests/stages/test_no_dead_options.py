@@ -411,12 +411,14 @@ class Change:
       value: as on the command line.
       probe: its outcome must differ.
       also: fields that must change with this one to be valid.
+      given: fields without which this one does nothing; what it is compared with has them too.
       refused: the only right outcome is a UserError like this.
     """
 
     value: str
     probe: Callable[[RunConfig, str | None], Any] | None = None
     also: dict[str, str] = dataclasses.field(default_factory=dict)
+    given: tuple[tuple[str, str], ...] = ()
     refused: str = ""
 
 
@@ -546,8 +548,20 @@ TABLE: dict[str, Change] = {
     "stage.objective.clip_high": Change("0.3", training_step),
     "stage.objective.beta": Change("0.3", training_step),
     "stage.objective.aggregation": Change("token_mean", rollout),
+    "stage.objective.ratio_level": Change("sequence", training_step),
+    "stage.objective.sequence_clip_low": Change(
+        "0.3", training_step, given=(("grpo.objective.ratio_level", "sequence"),)
+    ),
+    "stage.objective.sequence_clip_high": Change(
+        "0.3", training_step, given=(("grpo.objective.ratio_level", "sequence"),)
+    ),
     "stage.advantages.scale": Change("none", rollout),
     "stage.advantages.epsilon": Change("0.1", rollout),
+    "stage.filter.tau": Change("0.6", rollout),
+    "stage.filter.deviation": Change("population", rollout, given=(("grpo.filter.tau", "0.6"),)),
+    "stage.filter.resample_rounds": Change("2", rollout, given=(("grpo.filter.tau", "0.6"),)),
+    "stage.gate.source": Change("sampler", rollout),
+    "stage.gate.rho": Change("0.5", rollout, given=(("grpo.gate.source", "sampler"),)),
     "stage.sampling.num_samples": Change("3", rollout),
     "stage.sampling.max_new_tokens": Change("8", rollout),
     "stage.sampling.temperature": Change("0.5", rollout),
@@ -600,9 +614,9 @@ def row_of(path: str, row: str) -> str | None:
 
 
 @functools.cache
-def outcome_of(probe: Callable, stage: str | None) -> Any:
-    """The demo's own, to be compared with."""
-    return probe(make_config({}), stage)
+def outcome_of(probe: Callable, stage: str | None, given: tuple[tuple[str, str], ...] = ()) -> Any:
+    """The demo's own, or with some fields `given`, to be compared with."""
+    return probe(make_config(dict(given)), stage)
 
 
 CASES = [(path, row_of(path, row)) for path, row, _ in demo_places()]
@@ -612,14 +626,15 @@ CASES = [(path, row_of(path, row)) for path, row, _ in demo_places()]
 def test_an_option_changes_the_run(path, row):
     change = TABLE[row]
     stage = path.split(".")[0] if path.split(".")[0] in STAGE_KINDS else None
-    changes = change.also | {path: change.value}
+    changes = dict(change.given) | change.also | {path: change.value}
     if change.refused:
         with pytest.raises(UserError, match=change.refused):
             config = make_config(changes)
             if change.probe is not None:
                 change.probe(config, stage)
     else:
-        assert change.probe(make_config(changes), stage) != outcome_of(change.probe, stage)
+        base = outcome_of(change.probe, stage, change.given)
+        assert change.probe(make_config(changes), stage) != base
 
 
 @pytest.mark.parametrize(
@@ -629,6 +644,8 @@ def test_an_option_changes_the_run(path, row):
         ("seed", "5", first_batches, "sft"),
         ("seed", "5", rollout, "grpo"),
         ("grpo.sampling.temperature", "0.5", training_step, "grpo"),
+        ("grpo.gate.source", "policy", training_step, "grpo"),
+        ("grpo.filter.tau", "0.6", training_step, "grpo"),
         ("grpo.updates_per_rollout", "2", updates, "grpo"),
         ("warmup.steps", "7", training_step, "warmup"),  # the schedule ends with the stage
         ("sft.steps", "7", training_step, "sft"),

@@ -10,6 +10,7 @@ from jaxqa.models.qwen2_5_vl import layout
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.inputs import stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+from jaxqa.objectives.entropy_gate import GateConfig
 from jaxqa.objectives.grpo import GrpoConfig, loss_normalizer
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sampling.keys import sample_keys
@@ -107,7 +108,7 @@ def grpo_batch(mesh):
 CASES = {
     "sft": (SftObjective(model=MODEL), sft_batch),
     "grpo": (
-        GrpoObjective(model=MODEL, config=GrpoConfig(beta=0.1), temperature=0.9),
+        GrpoObjective(model=MODEL, config=GrpoConfig(beta=0.1), gate=GateConfig(), temperature=0.9),
         grpo_batch,
     ),
 }
