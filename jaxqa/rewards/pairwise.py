@@ -9,6 +9,7 @@ Completion k of image i is compared with every other image j of its pool and tas
 """
 
 import dataclasses
+import functools
 import math
 from typing import Literal, NamedTuple
 
@@ -97,6 +98,7 @@ class ScoreStatistics(NamedTuple):
     variance: jax.Array
 
 
+@functools.partial(jax.jit, static_argnames="rule")
 def pairwise(answers: Answers, targets: Targets, rule: PairwiseRule) -> Float[Array, "N G"]:
     """Return each completion's reward against the other images of its pool and task.
 

@@ -1,7 +1,10 @@
+import time
+
 import numpy as np
 import pytest
-from jaxtyping import TypeCheckError
 
+from jaxqa.rewards.answers import LAYOUTS
+from jaxqa.rewards.labels import CHOICES, DISTORTION_CLASSES, SEVERITIES
 from jaxqa.rewards.parsing import parse_answer, parse_answers
 
 GOOD = {
@@ -19,6 +22,8 @@ GOOD = {
     '\n{\n  "why": "sharp", "rating": -1e-1\n}\n': -0.1,
     '```json\n{"rating": 2.75}\n```': 2.75,
     "``` 2.5 ```": 2.5,
+    "-7": -7.0,
+    "1e38": 1e38,
 }
 BAD = [
     "",
@@ -68,7 +73,7 @@ def test_answers_that_are_not_scores(answer: str):
     parsed = parse_answer(f"<think>x</think><answer>{answer}</answer>")
     assert parsed.score is None
     assert parsed.error is not None and len(parsed.error) < 120
-    assert parsed.format_ok  # the layout is right all the same
+    assert parsed.layouts[LAYOUTS.index("tags")]  # the layout is right all the same
 
 
 @pytest.mark.parametrize(
@@ -91,34 +96,76 @@ def test_the_last_complete_answer_counts(text: str, score: float | None):
 
 
 @pytest.mark.parametrize(
-    ("text", "tags", "lines"),
+    ("text", "layouts"),
     [
-        ("<think>x</think><answer>3</answer>", True, False),
-        (" <think> x\ny </think>\n\n<answer> 3 </answer>\n", True, False),
-        ("<think></think><answer></answer>", True, False),
-        ('<think>\nx\n</think>\n<answer>\n{"rating": 3}\n</answer>', True, True),
-        ('<think> \n\nx\n\n </think> \n\n<answer> \n{"rating": 3}\n \n</answer>', True, True),
-        ('<think>\nx\n</think>\n<answer>\n{"a": {"rating": 3}}\n</answer>', True, False),
-        ('<think>\nx\n</think>\n<answer>\n {"rating": 3}\n</answer>', True, False),
-        ('<think>\nx\n</think>\n <answer>\n{"rating": 3}\n</answer>', True, False),
-        ('<think>\nx\n</think>\n<answer>\n{"rating": 3}</answer>', True, False),
-        ('<think>\n</think>\n<answer>\n{"rating": 3}\n</answer>', True, False),
-        ('<think>\nx\n</think>\n<answer>\n{"rating": 3}\n</answer>\n', True, False),
-        ("<think>\nx\n</think>\n<answer>\n3\n</answer>", True, False),
-        ("<answer>3</answer>", False, False),
-        ("<answer>3</answer><think>x</think>", False, False),
-        ("<think>x</think>so<answer>3</answer>", False, False),
-        ("<think>x</think><answer>3</answer>.", False, False),
-        ("hm <think>x</think><answer>3</answer>", False, False),
-        ("<think>x<answer>3</answer></think>", False, False),
-        ("<think>x</think><answer>3</answer><answer>3</answer>", False, False),
-        ("<think>x<think>y</think><answer>3</answer>", False, False),
-        ("<think>x</think><answer>3", False, False),
+        ("<think>x</think><answer>3</answer>", "tags"),
+        (" <think> x\ny </think>\n\n<answer> 3 </answer>\n", "tags"),
+        ("<think></think><answer></answer>", "tags"),
+        ('<think>\nx\n</think>\n<answer>\n{"rating": 3}\n</answer>', "tags lines json"),
+        (
+            '<think> \n\nx\n\n </think> \n\n<answer> \n{"rating": 3}\n \n</answer>',
+            "tags lines json",
+        ),
+        ('<think>\nx\n</think>\n<answer>\n{"a": {"rating": 3}}\n</answer>', "tags json"),
+        ('<think>\nx\n</think>\n<answer>\n {"rating": 3}\n</answer>', "tags json"),
+        ('<think>\nx\n</think>\n <answer>\n{"rating": 3}\n</answer>', "tags json"),
+        ('<think>\nx\n</think>\n<answer>\n{"rating": 3}</answer>', "tags json"),
+        ('<think>\n</think>\n<answer>\n{"rating": 3}\n</answer>', "tags json"),
+        ('<think>\nx\n</think>\n<answer>\n{"rating": 3}\n</answer>\n', "tags json"),
+        ("<think>\nx\n</think>\n<answer>\n{rating: 3}\n</answer>", "tags lines"),
+        ("<think>\nx\n</think>\n<answer>\n}{\n</answer>", "tags"),
+        ("<think>\nx\n</think>\n<answer>\n3\n</answer>", "tags"),
+        ("<think>x</think><answer>[3]</answer>", "tags"),
+        ('<think>x</think><answer>```json\n{"a": 1}\n```</answer>', "tags json"),
+        ("<answer>3</answer>", "answer_only"),
+        ("\n<answer>\n</answer> ", "answer_only"),
+        ("so <answer>3</answer>", ""),
+        ("<answer>3</answer></answer>", ""),
+        ("<answer>3</answer><think>x</think>", ""),
+        ("<think>x</think>so<answer>3</answer>", ""),
+        ("<think>x</think><answer>3</answer>.", ""),
+        ("hm <think>x</think><answer>3</answer>", ""),
+        ("<think>x<answer>3</answer></think>", ""),
+        ("<think>x</think><answer>3</answer><answer>3</answer>", ""),
+        ("<think>x<think>y</think><answer>3</answer>", ""),
+        ("<think>x</think><answer>3", ""),
+        ("", ""),
     ],
 )
-def test_layouts(text: str, tags: bool, lines: bool):
-    assert parse_answer(text, layout="tags").format_ok == tags
-    assert parse_answer(text, layout="lines").format_ok == lines
+def test_layouts(text: str, layouts: str):
+    found = parse_answer(text).layouts
+    assert [name for name, has in zip(LAYOUTS, found, strict=True) if has] == layouts.split()
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ('{"distortion_class": "blur", "severity": "serious"}', ("blur", "serious")),
+        ('{"severity": "null", "why": 1, "distortion_class": "null"}', ("null", "null")),
+        ('```json\n{"distortion_class": "noise", "severity": "slight"}```', ("noise", "slight")),
+        ('{"distortion_class": "blur"}', ("blur", None)),
+        ('{"severity": "slight"}', (None, "slight")),
+        ('{"distortion_class": null, "severity": null}', (None, None)),
+        ('{"distortion_class": "Blur", "severity": ["slight"]}', (None, None)),
+        ('{"distortion_class": {"blur": 1}, "severity": 3}', (None, None)),
+        ('{"distortion_class": "blur", "severity": "slight"', (None, None)),
+        ('["blur", "slight"]', (None, None)),
+        ("blur", (None, None)),
+    ],
+)
+def test_degradations(answer: str, named: tuple[str | None, str | None]):
+    parsed = parse_answer(f"<think>x</think><answer>{answer}</answer>")
+    assert parsed.class_id == (DISTORTION_CLASSES.index(named[0]) if named[0] else -1)
+    assert parsed.severity_id == (SEVERITIES.index(named[1]) if named[1] else -1)
+    assert parsed.score is None and parsed.choice_id == -1
+
+
+def test_choices():
+    for place, name in enumerate(CHOICES):
+        assert parse_answer(f"<answer>\n{name} </answer>").choice_id == place
+    for answer in ("image a", "Image C", "A", "Image A or Image B", '"Image A"', ""):
+        assert parse_answer(f"<answer>{answer}</answer>").choice_id == -1
+    assert parse_answer("Image A").choice_id == -1
 
 
 def test_scores_outside_the_range_are_not_scores():
@@ -136,7 +183,15 @@ def test_words_are_counted_over_the_whole_text():
 def test_hostile_white_space_takes_linear_time():
     space = "\n " * 200_000
     text = f"<think>{space}</think>{space}<answer>```{space}</answer>{space}x"
-    assert parse_answer(text, layout="lines").score is None
+    assert parse_answer(text).score is None
+
+
+@pytest.mark.parametrize(
+    "piece", ["<answer>", "</answer>", "<think>", "</think>", "{", '{"a":', "9", " "]
+)
+def test_hostile_repetition_takes_linear_time(piece: str):
+    for text in (piece * 200_000, f"<answer>{piece * 200_000}</answer>"):
+        assert parse_answer(text).score is None
 
 
 def test_parsed_groups_are_arrays():
@@ -149,15 +204,32 @@ def test_parsed_groups_are_arrays():
     )
     np.testing.assert_array_equal(answers.score, np.float32([[2.5, 0], [0, 0]]))
     np.testing.assert_array_equal(answers.valid, [[True, False], [False, True]])
-    np.testing.assert_array_equal(answers.format_ok, [[True, False], [False, False]])
+    layouts = [[["tags"], ["answer_only"]], [[], ["answer_only"]]]
+    expected = [[[name in has for name in LAYOUTS] for has in row] for row in layouts]
+    np.testing.assert_array_equal(answers.layouts, expected)
     np.testing.assert_array_equal(answers.word_count, [[2, 1], [0, 1]])
     assert (answers.score.dtype, answers.word_count.dtype) == (np.float32, np.int32)
 
 
-def test_ragged_groups_and_unknown_layouts_are_refused():
+def test_parsed_groups_carry_names():
+    degradation = '{"distortion_class": "darken", "severity": "obvious"}'
+    answers = parse_answers([[f"<answer>{degradation}</answer>", "<answer>Similar</answer>"]])
+    np.testing.assert_array_equal(answers.class_id, [[3, -1]])
+    np.testing.assert_array_equal(answers.severity_id, [[2, -1]])
+    np.testing.assert_array_equal(answers.choice_id, [[-1, 2]])
+    assert answers.class_id.dtype == answers.severity_id.dtype == np.int32
+    assert not answers.valid.any()
+
+
+def test_a_batch_takes_milliseconds():
+    text = f'<think>{"sharp " * 160}</think><answer>{{"rating": 3.25}}</answer>'
+    start = time.perf_counter()
+    parse_answers([[text] * 6] * 64)
+    assert time.perf_counter() - start < 0.25  # alone on a core: 4 ms
+
+
+def test_ragged_groups_are_refused():
     with pytest.raises(ValueError, match=r"\[1, 2\]"):
         parse_answers([["a", "b"], ["c"]])
     with pytest.raises(ValueError, match="at least one"):
         parse_answers([])
-    with pytest.raises((ValueError, TypeCheckError), match="markdown"):
-        parse_answer("x", layout="markdown")  # pyright: ignore[reportArgumentType]
