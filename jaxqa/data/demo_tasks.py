@@ -1,7 +1,7 @@
 """What else can be asked about the demo's pictures: aesthetics, degradation, comparison.
 
-    aesthetics.jsonl   image, gt_score (0 to 10), split, rationale
-    degradation.jsonl  image, distortion_class, severity, split, rationale
+    aesthetics.jsonl   image, gt_score (0 to 10), reference, split, rationale, aesthetic_attributes
+    degradation.jsonl  image, distortion_class, severity, reference, split, rationale
     comparison.jsonl   ref_image, ImageA, ImageB, result, split, rationale
 
 All of it is synthetic: computed from pixels or known from how a picture was made.
@@ -114,8 +114,14 @@ def _aesthetics(
         yield {
             "image": version.name,
             "gt_score": round(score, 3),
+            "reference": version.reference,
             "split": version.split,
             "rationale": f"{'; '.join(said).capitalize()}; the picture is {verdict}.",
+            "aesthetic_attributes": {
+                "visual_elements": f"{said[1]}; {said[2]}",
+                "technical_execution": f"{said[0]}; {said[3]}",
+                "overall_evaluation": f"the picture is {verdict}",
+            },
         }
 
 
@@ -136,6 +142,7 @@ def _degradation(
             "image": version.name,
             "distortion_class": CLASSES[version.distortion],
             "severity": severity,
+            "reference": version.reference,
             "split": version.split,
             "rationale": reason,
         }

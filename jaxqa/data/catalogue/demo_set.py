@@ -51,7 +51,12 @@ def _task(
 
 INFOS = (
     JAXQA_DEMO,
-    _task("aesthetics", "aesthetic score", (0.0, 10.0), Columns()),
+    _task(
+        "aesthetics",
+        "aesthetic score",
+        (0.0, 10.0),
+        Columns(reference="reference", keep=("aesthetic_attributes",)),
+    ),
     _task("alignment", "share of the text that the picture shows", (1.0, 5.0), Columns()),
     _task("degradation", "class and severity", (0.0, 1.0), own_table.DEGRADATION),
     _task("comparison", "better picture", (0.0, 1.0), own_table.COMPARISON),
