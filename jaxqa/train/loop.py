@@ -149,10 +149,11 @@ def _fetch(
     config: LoopConfig, step: int, metrics: Any, host_metrics: Metrics, checkpoints: Checkpoints
 ) -> Metrics:
     """Bring a step's metrics to the host and refuse to go on from a non-finite one."""
-    values = {
-        name: float(value.compute() if isinstance(value, states.Mean) else value)
-        for name, value in jax.device_get(metrics).items()
-    }
+    with np.errstate(invalid="ignore"):  # a mean over no token is nan
+        values = {
+            name: float(value.compute() if isinstance(value, states.Mean) else value)
+            for name, value in jax.device_get(metrics).items()
+        }
     for name in ("loss", "grad_norm"):
         if not np.isfinite(values[name]):
             checkpoints.wait()

@@ -131,8 +131,9 @@ class RolloutSource:
             "informative": informative_groups(rewards, self.config.filter),
         }
         seen = [one.prompts.example_ids for one in earlier]
-        fresh = host.valid & ~np.isin(host.example_ids, np.concatenate([[], *seen]))
-        facts = jax.device_get(on_device)
+        # The same example in the same step has the same keys, and so the same answers.
+        repeated = np.isin(host.example_ids, np.concatenate([np.zeros(0, np.int64), *seen]))
+        fresh, facts = host.valid & ~repeated, jax.device_get(on_device)
         return groups, Round(prompts=host, texts=texts, answers=answers, fresh=fresh, **facts)
 
     def _batch(self, groups: Groups, kept: Bool[np.ndarray, "B"]) -> GrpoBatch:
