@@ -1,7 +1,6 @@
 """Examples to prompt rows and target ids: chat text, tokens, images, vision windows."""
 
 import io
-import os
 import warnings
 from collections.abc import Sequence
 
@@ -168,7 +167,7 @@ def read_image_size(image: ImageSource, *, name: str) -> tuple[int, int]:
             return height, width
 
 
-def named_images(example: Example) -> list[tuple[str, bytes | os.PathLike[str]]]:
+def named_images(example: Example) -> list[tuple[str, ImageSource]]:
     """An example's images in the order of its prompt, each with what messages call it."""
     extra = [
         (str(image) if not isinstance(image, bytes) else f"{image_name(example)}, image {n}", image)

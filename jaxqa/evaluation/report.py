@@ -6,7 +6,7 @@ texts in it were written by a model and the pictures come from files. Every text
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +67,24 @@ def render(run: RunRecord, *, sources: list[dict[str, str]]) -> str:
         "duration": table.format_seconds,
         "figure": _figure,
     }
-    evaluated = [(index, stage) for index, stage in enumerate(run.stages) if stage.predictions]
+    evaluated = [
+        (index, stage, source)
+        for index, stage in enumerate(run.stages)
+        for source in stage.predictions
+    ]
+    last = evaluated[-1][1] if evaluated else None
     return environment.get_template("report.html.jinja").render(
         css=Markup((_FOLDER / "report.css").read_text("utf-8")),
         title=run.workdir.resolve().name,
         lede=_lede(run),
         facts=_facts(run),
         datasets=_datasets(run),
-        columns=table.COLUMNS,
+        columns=table.table_columns(run.summary),
         rows=table.table_rows(run.summary),
-        colours=[plots.stage_colour(index) for index in range(len(run.stages))],
-        agreements=[_agreement(index, stage) for index, stage in evaluated],
+        colours=[plots.stage_colour(row.stage) for row in table.tested(run.summary)],
+        agreements=[_agreement(*which) for which in evaluated],
         training=[_training(index, stage) for index, stage in enumerate(run.stages)],
-        gallery=_gallery(run.workdir, *evaluated[-1]) if evaluated else None,
+        galleries=[_gallery(run.workdir, *which) for which in evaluated if which[1] is last],
         config=json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else None,
         sources=sources,
     )
@@ -107,12 +112,12 @@ def _lede(run: RunRecord) -> dict[str, Any] | None:
 
 def _facts(run: RunRecord) -> list[tuple[str, str]]:
     """What a reader asks first about a run, as far as the files tell."""
-    data, model = run.config.get("data") or {}, run.config.get("model") or {}
-    facts = [("Data set", data.get("dataset"))]
+    model, sources = run.config.get("model") or {}, _sources_of(run)
+    facts = [("Data", _listed(source.get("dataset") for source in sources))]
     if model:
         facts.append(("Started from", model.get("path") or "random weights"))
     facts += [
-        ("Prompt", data.get("template")),
+        ("Prompt", _listed(source.get("template") for source in sources)),
         ("Seed", run.config.get("seed")),
         ("Stages", " → ".join(stage.name for stage in run.stages)),
         ("Duration", table.format_seconds(run.summary.get("seconds"))),
@@ -122,28 +127,44 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
 
 def _datasets(run: RunRecord) -> list[DatasetInfo]:
     """The registry's rows of all data sets in the page."""
-    names = {p.dataset for stage in run.stages for p in stage.predictions}
-    if configured := (run.config.get("data") or {}).get("dataset"):
-        names.add(configured)
+    shown = (p for stage in run.stages for part in stage.predictions.values() for p in part)
+    names = {prediction.dataset for prediction in shown}
+    names |= {source["dataset"] for source in _sources_of(run) if "dataset" in source}
     return [dataset_info(name) for name in sorted(names)]
 
 
-def _agreement(index: int, stage: StageRecord) -> dict[str, Any]:
-    """Scatter, distributions and their captions for one stage."""
-    info, colour = dataset_info(stage.predictions[0].dataset), plots.stage_colour(index)
-    scores, labels = plots.scores_and_labels(stage.predictions)
+def _sources_of(run: RunRecord) -> list[dict[str, Any]]:
+    """The data sources of the configuration, as far as the file tells."""
+    sources = (run.config.get("data") or {}).get("sources")
+    found = sources.values() if isinstance(sources, dict) else ()
+    return [source for source in found if isinstance(source, dict)]
+
+
+def _listed(names: Iterable[Any]) -> str | None:
+    """Each name once, or None if there is none."""
+    return ", ".join(dict.fromkeys(str(name) for name in names if name)) or None
+
+
+def _agreement(index: int, stage: StageRecord, source: str) -> dict[str, Any]:
+    """Scatter, distributions and their captions for one source tested after one stage."""
+    predictions = stage.predictions[source]
+    info, colour = dataset_info(predictions[0].dataset), plots.stage_colour(index)
+    scores, labels = plots.scores_and_labels(predictions)
     options = {"label_range": info.label_range, "colour": colour}
     return {
-        "stage": stage.name,
+        "stage": _title(stage, source),
         "colour": colour,
         "label_name": info.label_name,
         "shown": len(scores),
-        "failed": len(stage.predictions) - len(scores),
+        "failed": len(predictions) - len(scores),
         "line": plots.fitted_line(scores, labels),
-        "scatter": Markup(plots.scatter(stage.predictions, **options)),
-        "distributions": Markup(plots.distributions(stage.predictions, **options)),
-        "evaluation": stage.summary.get("evaluation") or {},
+        "scatter": Markup(plots.scatter(predictions, **options)),
+        "distributions": Markup(plots.distributions(predictions, **options)),
     }
+
+
+def _title(stage: StageRecord, source: str) -> str:
+    return f"{stage.name}, {source}" if source else stage.name
 
 
 def _training(index: int, stage: StageRecord) -> dict[str, Any]:
@@ -161,13 +182,14 @@ def _training(index: int, stage: StageRecord) -> dict[str, Any]:
     }
 
 
-def _gallery(workdir: Path, index: int, stage: StageRecord) -> dict[str, Any]:
-    """The groups of photographs of one stage with everything their cards show."""
-    groups = gallery.choose_groups(stage.predictions)
+def _gallery(workdir: Path, index: int, stage: StageRecord, source: str) -> dict[str, Any]:
+    """The groups of photographs of one test with everything their cards show."""
+    predictions = stage.predictions[source]
+    groups = gallery.choose_groups(predictions)
     return {
-        "stage": stage.name,
+        "stage": _title(stage, source),
         "colour": plots.stage_colour(index),
-        "count": len(stage.predictions),
+        "count": len(predictions),
         "groups": [
             {
                 "title": group.title,

@@ -1,7 +1,7 @@
 """What a finished run left in its work directory, read for the report."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,16 @@ class RolloutGroup:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """One stage: its row of the summary and what it logged, any of which may be empty."""
+    """One stage: its row of the summary and what it logged, any of which may be empty.
+
+    Attributes:
+      predictions: of each tested source that has scores; its name is empty where there is only one.
+    """
 
     name: str
     summary: dict[str, Any]
     series: Series
-    predictions: list[Prediction]
+    predictions: dict[str, list[Prediction]]
     rollouts: list[RolloutGroup]
 
 
@@ -84,12 +88,26 @@ def read_run(workdir: Path | str) -> RunRecord:
                 name=stage["name"],
                 summary=stage,
                 series=series.get(stage["name"], {}),
-                predictions=read_predictions(predictions_path(workdir, stage["name"])),
+                predictions=_read_predictions(workdir, stage),
                 rollouts=sample_rollouts(workdir / "rollouts" / f"{stage['name']}.jsonl"),
             )
             for stage in stages
         ],
     )
+
+
+def _read_predictions(workdir: Path, stage: Mapping[str, Any]) -> dict[str, list[Prediction]]:
+    """Scores by source; empty where there are none."""
+    name, several = stage["name"], stage.get("evaluations")
+    files = {"": (name, stage.get("evaluation"))}
+    if isinstance(several, dict):
+        files = {source: (f"{name}.{source}", found) for source, found in several.items()}
+    read = {
+        source: read_predictions(predictions_path(workdir, file))
+        for source, (file, found) in files.items()
+        if not isinstance(found, dict) or "srcc" in found
+    }
+    return {source: predictions for source, predictions in read.items() if predictions}
 
 
 def read_series(path: Path) -> dict[str, Series]:

@@ -15,15 +15,19 @@ class Column:
     best: str | None = None
 
 
-COLUMNS = (
-    Column("stage"),
-    Column("PLCC", best="highest"),
-    Column("SRCC", best="highest"),
-    Column("mean abs. error", best="lowest"),
-    Column("unparsed", best=None),
-    Column("completions/s", best=None),
-    Column("seconds", best=None),
-)
+_STAGE = Column("stage")
+_SOURCE = Column("source")
+_SCORES = {
+    "plcc": Column("PLCC", best="highest"),
+    "srcc": Column("SRCC", best="highest"),
+    "mae": Column("mean abs. error", best="lowest"),
+}
+_ACCURACIES = {
+    "class_accuracy": Column("class accuracy", best="highest"),
+    "severity_accuracy": Column("severity accuracy", best="highest"),
+    "choice_accuracy": Column("choice accuracy", best="highest"),
+}
+_REST = (Column("unparsed"), Column("completions/s"), Column("seconds"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,23 +38,50 @@ class Cell:
     is_best: bool = False
 
 
-def table_rows(summary: Mapping[str, Any]) -> list[list[Cell]]:
-    """One row of cells per stage of `summary.json`, in the order of `COLUMNS`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tested:
+    """One row of the table: a stage, or one of the sources that were tested after it.
 
-    A stage that was not evaluated, or has no throughput, shows a dash.
+    Attributes:
+      stage: the stage's number.
+      source: name of the source; empty where there is only one, or no test.
+      entry: the stage's entry in the summary.
+      evaluation: what was measured, or None.
     """
-    numbers = [_numbers(stage) for stage in summary["stages"]]
-    texts = [_texts(stage) for stage in summary["stages"]]
-    best = [
-        _best(column, values) for column, values in zip(COLUMNS, _columns(numbers), strict=True)
-    ]
-    return [
-        [
-            Cell(text, is_best=number is not None and number == top)
-            for text, number, top in zip(row, values, best, strict=True)
+
+    stage: int
+    source: str
+    entry: Mapping[str, Any]
+    evaluation: Mapping[str, Any] | None
+
+
+def tested(summary: Mapping[str, Any]) -> list[Tested]:
+    """The rows of the table: one for each source that was tested after a stage, at least one."""
+    rows = []
+    for number, entry in enumerate(summary["stages"]):
+        several = entry.get("evaluations") or {"": entry.get("evaluation")}
+        rows += [
+            Tested(stage=number, source=source, entry=entry, evaluation=evaluation or None)
+            for source, evaluation in several.items()
         ]
-        for row, values in zip(texts, numbers, strict=True)
-    ]
+    return rows
+
+
+def table_columns(summary: Mapping[str, Any]) -> list[Column]:
+    """The columns: sources and accuracies only where the run has any."""
+    rows = tested(summary)
+    sources = [_SOURCE] if any(row.source for row in rows) else []
+    return [_STAGE, *sources, *_metrics(rows).values(), *_REST]
+
+
+def table_rows(summary: Mapping[str, Any]) -> list[list[Cell]]:
+    """Cells in the order of `table_columns`, a row for each of `tested`.
+
+    What was not evaluated, or has no throughput, shows a dash. The best of a column is the best of
+    its source.
+    """
+    rows = tested(summary)
+    return [_cells(row, rows) for row in rows]
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -75,29 +106,30 @@ def format_failures(evaluation: Mapping[str, Any]) -> str:
     return f"{evaluation['n_failed']} of {evaluation['n']}"
 
 
-def _texts(stage: Mapping[str, Any]) -> list[str]:
-    evaluation = stage.get("evaluation")
-    scores = [format_number((evaluation or {}).get(name), 3) for name in ("plcc", "srcc", "mae")]
+def _metrics(rows: Sequence[Tested]) -> dict[str, Column]:
+    """The metrics that the table shows, with their columns."""
+    measured = {name for row in rows for name in row.evaluation or ()}
+    return _SCORES | {name: column for name, column in _ACCURACIES.items() if name in measured}
+
+
+def _cells(row: Tested, rows: Sequence[Tested]) -> list[Cell]:
+    first = row is next(other for other in rows if other.stage == row.stage)
+    rivals = [other for other in rows if other.source == row.source]
+    texts = [str(row.entry["name"])]
+    if any(other.source for other in rows):
+        texts.append(row.source or MISSING)
+    speed, seconds = row.entry.get("completions_per_second"), row.entry.get("seconds")
     return [
-        str(stage["name"]),
-        *scores,
-        format_failures(evaluation) if evaluation else MISSING,
-        format_number(stage.get("completions_per_second"), 1),
-        format_number(stage.get("seconds"), 1),
+        *map(Cell, texts),
+        *(_metric(name, column, row, rivals) for name, column in _metrics(rows).items()),
+        Cell(format_failures(row.evaluation) if row.evaluation else MISSING),
+        Cell(format_number(speed if first else None, 1)),
+        Cell(format_number(seconds if first else None, 1)),
     ]
 
 
-def _numbers(stage: Mapping[str, Any]) -> list[float | None]:
-    evaluation = stage.get("evaluation") or {}
-    return [None, *(evaluation.get(name) for name in ("plcc", "srcc", "mae")), None, None, None]
-
-
-def _columns(rows: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
-    return [[row[index] for row in rows] for index in range(len(COLUMNS))]
-
-
-def _best(column: Column, values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    if column.best is None or len(known) < 2:
-        return None
-    return max(known) if column.best == "highest" else min(known)
+def _metric(name: str, column: Column, row: Tested, rivals: Sequence[Tested]) -> Cell:
+    value = (row.evaluation or {}).get(name)
+    known = [v for other in rivals if (v := (other.evaluation or {}).get(name)) is not None]
+    top = (max(known) if column.best == "highest" else min(known)) if len(known) > 1 else None
+    return Cell(format_number(value, 3), is_best=value is not None and value == top)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from jaxqa.data.records import ImageSource
 from jaxqa.data.source import Source
 from jaxqa.errors import UserError
 from jaxqa.evaluation import evaluator, label_metrics
@@ -118,8 +119,8 @@ def _named(answer: ScoredAnswer, source: Source, work: WorkDir) -> label_metrics
     )
 
 
-def _place(image: bytes | Path, work: WorkDir) -> str:
-    """Path relative to the work directory where it is inside."""
-    if isinstance(image, bytes):
-        return ""
+def _place(image: ImageSource, work: WorkDir) -> str:
+    """Path of an image file, relative to the work directory where it is inside."""
+    if not isinstance(image, Path):
+        return "" if isinstance(image, bytes) else str(image)
     return str(image.relative_to(work.root) if image.is_relative_to(work.root) else image)

@@ -73,7 +73,10 @@ def make_run(workdir, *, count=9, hostile=False, **options):
         stages.append(stage)
     summary = {"stages": stages, "seconds": 200.0}
     (workdir / "summary.json").write_text(json.dumps(summary))
-    config = {"seed": 3, "data": {"dataset": predictions[0].dataset, "template": text}}
+    config = {
+        "seed": 3,
+        "data": {"sources": {"x": {"dataset": predictions[0].dataset, "template": text}}},
+    }
     (workdir / "config.json").write_text(json.dumps(config))
     metrics = [
         {"stage": name, "step": step, "loss": 1 / step, text[:40]: 1.0, "reward": None}
@@ -241,3 +244,22 @@ def test_series_hold_numbers_only(tmp_path):
     write_json_lines(tmp_path / "metrics.jsonl", lines)
     series = run_files.read_series(tmp_path / "metrics.jsonl")
     assert series == {"sft": {"loss": [(1, 1.5), (2, 1.0)]}}
+
+
+def test_every_tested_source_is_shown_apart(tmp_path):
+    run = make_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    for stage in summary["stages"][1:]:
+        path = predictions_path(run, stage["name"])
+        for source in ("photographs", "drawings"):
+            copy = predictions_path(run, f"{stage['name']}.{source}")
+            copy.write_bytes(path.read_bytes())
+        named = {"dataset": "jaxqa_demo", "choice_accuracy": 0.625, "n": 8, "n_failed": 1}
+        found = {"photographs": stage["evaluation"], "drawings": stage["evaluation"]}
+        stage["evaluations"] = found | {"pairs": named}
+        path.unlink()
+    (run / "summary.json").write_text(json.dumps(summary))
+    text = report.write_report(run).read_text("utf-8")
+    for part in ("sft, photographs", "grpo, drawings", "choice accuracy", "0.625", "1 of 8"):
+        assert part in text
+    assert text.count("Each dot is one of") == 4 and text.count("<h2>Test photographs</h2>") == 2

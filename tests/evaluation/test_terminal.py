@@ -94,3 +94,44 @@ def test_stage_names_are_not_read_as_markup():
     stage = {"name": "[bold red]x[/]", "seconds": 1.0, "evaluation": None}
     terminal.print_summary({"stages": [stage], "seconds": 1.0}, Console(file=output, width=100))
     assert "[bold red]x[/]" in output.getvalue()
+
+
+def test_sources_get_rows_of_their_own_and_are_compared_with_themselves():
+    def scored(srcc):
+        return {"plcc": 0.5, "srcc": srcc, "mae": 1.0, "n": 9, "n_failed": 0}
+
+    def named(right, failed):
+        return {"class_accuracy": right, "severity_accuracy": None, "n": 4, "n_failed": failed}
+
+    stages = [
+        {
+            "name": name,
+            "seconds": 2.0,
+            "completions_per_second": 3.0,
+            "evaluation": scored(srcc),
+            "evaluations": {"photographs": scored(srcc), "defects": named(right, 1)},
+        }
+        for name, srcc, right in (("sft", 0.9, 0.25), ("grpo", 0.4, 0.5))
+    ]
+    summary = {"stages": [{"name": "warmup", "evaluation": None}, *stages], "seconds": 4.0}
+    titles = [column.title for column in table.table_columns(summary)]
+    assert titles[:2] == ["stage", "source"] and titles[5:7] == [
+        "class accuracy",
+        "severity accuracy",
+    ]
+    rows = [[cell.text for cell in row] for row in table.table_rows(summary)]
+    assert rows == [
+        ["warmup", *["–"] * 9],
+        ["sft", "photographs", "0.500", "0.900", "1.000", "–", "–", "0 of 9", "3.0", "2.0"],
+        ["sft", "defects", "–", "–", "–", "0.250", "–", "1 of 4", "–", "–"],
+        ["grpo", "photographs", "0.500", "0.400", "1.000", "–", "–", "0 of 9", "3.0", "2.0"],
+        ["grpo", "defects", "–", "–", "–", "0.500", "–", "1 of 4", "–", "–"],
+    ]
+    best = [
+        (row[0].text, row[1].text, cell.text)
+        for row in table.table_rows(summary)
+        for cell in row
+        if cell.is_best
+    ]
+    assert ("sft", "photographs", "0.900") in best and ("grpo", "defects", "0.500") in best
+    assert ("grpo", "photographs", "0.400") not in best and ("sft", "defects", "0.250") not in best
