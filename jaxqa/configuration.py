@@ -113,12 +113,25 @@ def _convert_union(options: tuple[Any, ...], value: Any, at: str) -> Any:
     if value is None and type(None) in options:
         return None
     kinds = [option for option in options if option is not type(None)]
+    kinds = [option for option in kinds if not _is_another(option, value)] or kinds
     for option in kinds[:-1]:
         try:
             return _convert(option, value, at)
         except UserError:
             continue
     return _convert(kinds[-1], value, at)
+
+
+def _is_another(option: Any, value: Any) -> bool:
+    """Whether a Literal field of dataclass `option`, such as its `name`, says that it is not it."""
+    if not (dataclasses.is_dataclass(option) and isinstance(value, Mapping)):
+        return False
+    hints = typing.get_type_hints(option)
+    return any(
+        typing.get_origin(hint) is Literal and value.get(key) not in typing.get_args(hint)
+        for key, hint in hints.items()
+        if key in value
+    )
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Iterable[Any], at: str) -> tuple[Any, ...]:

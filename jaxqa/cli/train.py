@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,8 @@ def _run(config, workdir: Path, stop: StopRequest) -> int:  # noqa: ANN001
     # Orbax writes a traceback to this log for what it also raises, and `run_door` reports.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        run.run(stages_config.parse_config(config), workdir, stop=stop)
+        parsed = stages_config.parse_config(config)
+        run.run(parsed, workdir, stop=stop, environment=os.environ)
     except Stopped as stopped:
         print(f"{stopped}; run the same command again to go on", flush=True)
         return STOPPED_STATUS

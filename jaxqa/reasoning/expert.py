@@ -5,9 +5,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from jaxqa.data.records import ImageSource
 from jaxqa.data.tokenizer import Message
 from jaxqa.sampling.config import SamplingConfig
 
@@ -18,7 +18,7 @@ class Request:
 
     Attributes:
       messages: chat turns, with a placeholder for each image.
-      images: encoded files or their paths, in the order of their placeholders.
+      images: in the order of their placeholders.
       sampling: how the answers are sampled, and how many.
       example_id: the example that is asked about.
       turn: number of the question about this example, from 0; the policy's random streams derive
@@ -26,7 +26,7 @@ class Request:
     """
 
     messages: tuple[Message, ...]
-    images: tuple[bytes | Path, ...] = ()
+    images: tuple[ImageSource, ...] = ()
     sampling: SamplingConfig = SamplingConfig()
     example_id: int = 0
     turn: int = 0

@@ -3,25 +3,25 @@
 import base64
 import io
 import math
-from pathlib import Path
-
 from PIL import Image
 
 from jaxqa.data import images as images_lib
+from jaxqa.data.records import ImageSource
+from jaxqa.data.stored import StoredImage
 from jaxqa.errors import UserError
 
 SENT_AS_THEY_ARE = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """Formats that every endpoint reads; others are sent as PNG."""
 
 
-def sendable(image: bytes | Path, *, max_pixels: int = 0) -> tuple[str, bytes]:
+def sendable(image: ImageSource, *, max_pixels: int = 0) -> tuple[str, bytes]:
     """Media type and bytes to send.
 
     The file itself where possible. Anything else is decoded and sent as PNG, never as JPEG, whose
     artefacts would become part of what is judged.
 
     Args:
-      image: encoded bytes or path of a file.
+      image: where its encoded bytes are.
       max_pixels: larger images are reduced to this many pixels; 0 for no limit.
 
     Raises:
@@ -29,7 +29,7 @@ def sendable(image: bytes | Path, *, max_pixels: int = 0) -> tuple[str, bytes]:
     """
     name = "the image" if isinstance(image, bytes) else str(image)
     pixels = images_lib.decode(image, name=name)  # upright, and refused here if damaged
-    data = image if isinstance(image, bytes) else _read(image)
+    data = _read(image)
     small = not max_pixels or pixels.shape[0] * pixels.shape[1] <= max_pixels
     with Image.open(io.BytesIO(data)) as opened:
         kind = SENT_AS_THEY_ARE.get(opened.format or "")
@@ -52,8 +52,12 @@ def data_url(media_type: str, data: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _read(path: Path) -> bytes:
+def _read(image: ImageSource) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, StoredImage):
+        return image.read_bytes()
     try:
-        return path.read_bytes()
+        return image.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError(f"{image}: {error.strerror}") from error

@@ -1,26 +1,23 @@
 """The policy's own words: what it thinks of each image now, to be learned with the true score."""
 
 import dataclasses
-import re
-from collections import Counter
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Generator, Mapping
+from typing import Any, Literal
 
-from jaxqa.reasoning.expert import Request, Sample
-from jaxqa.reasoning.pipeline import Ask, Item, Outcome, Steps
-from jaxqa.reasoning.rationale_file import EXPERT_FAILED
+from jaxqa.reasoning import layout
+from jaxqa.reasoning.expert import Reply, Request, Sample
+from jaxqa.reasoning.findings import Finding, gather
+from jaxqa.reasoning.pipeline import Ask, Item, Steps
+from jaxqa.rewards.parsing import parse_answer
 from jaxqa.sampling.config import SamplingConfig
-
-_THOUGHT = re.compile(r"<think>((?:(?!</?think>).)*)</think>", re.DOTALL)
-_TAGS = re.compile(r"</?(?:think|answer)>|<\|[a-z_]+\|>")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnWords:
-    """Ask the training question itself and keep what stands in `<think>`; no filter but layout.
+    """Ask the training question itself and keep what stands in `<think>`; no filter but that.
 
-    The score that the answer gives is thrown away, so fine-tuning on the file sees the model's own
-    reasons with the true labels. With several samples, equal texts count once.
+    The score that the answer gives is noted and goes no further, so fine-tuning on the file sees
+    the model's own reasons with the true labels. With several samples, equal answers count once.
     """
 
     name: Literal["own"] = "own"
@@ -28,65 +25,61 @@ class OwnWords:
     def write(self, item: Item, sampling: SamplingConfig) -> Steps:
         """See `Pipeline`."""
         reply = yield Ask(request=question(item, sampling))
-        texts: list[str] = []
-        dropped: Counter[str] = Counter()
-        problems: list[str] = []
-        for sample in reply:
-            problem = refuse(sample)
-            text = None if problem else thought(sample.text)
-            if problem or text is None:
-                dropped[problem or "no_think_block"] += 1
-                problems.append(sample.error or sample.text[:200])
-            elif text in texts:
-                dropped["repeated"] += 1
-            else:
-                texts.append(text)
-        return outcome_of(texts, dropped, problems)
+        return (yield from gather(reply, self._examine))
 
     def group(self, item: Item) -> str:
         """See `Pipeline`."""
-        return item.example.dataset
+        return item.source.name
 
     def quotas(self) -> Mapping[str, int]:
         """See `Pipeline`."""
         return {}
+
+    def _examine(self, number: int, sample: Sample) -> Generator[Ask, Reply, Finding]:
+        yield from ()
+        return reading(sample)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReasoningText(OwnWords):
+    """RACT: the reasoning text of a model trained on one data set, several samples per image.
+
+    As `own`, but only answers that end in a score are kept: such a text led somewhere. The texts
+    are the aligned labels of cross-domain fine-tuning, where a data set's own scores do not count:
+    give its source a prompt that asks for text alone, and only one source a prompt with a score.
+
+    Attributes:
+      min_words: a shorter text says too little about the picture.
+    """
+
+    name: Literal["reasoning_text"] = "reasoning_text"  # type: ignore[assignment]
+    min_words: int = 5
+
+    def _examine(self, number: int, sample: Sample) -> Generator[Ask, Reply, Finding]:
+        yield from ()
+        found = reading(sample)
+        if found.problem is None and found.notes["score"] is None:
+            return Finding(problem="no_score", detail=sample.text[-200:])
+        if found.problem is None and len(found.text.split()) < self.min_words:
+            return Finding(problem="too_short", detail=found.text)
+        return found
 
 
 def question(item: Item, sampling: SamplingConfig) -> Request:
     """The question that training asks about the image."""
     example = item.example
     return Request(
-        messages=tuple(item.template.messages(example)),
+        messages=tuple(item.source.template.messages(example)),
         images=(example.image, *example.extra_images),
         sampling=sampling,
         example_id=example.example_id,
     )
 
 
-def refuse(sample: Sample) -> str | None:
-    """Reason to drop a sample for how it ended, whatever it says."""
-    if sample.failed:
-        return EXPERT_FAILED
-    return None if sample.error is None else "no_whole_answer"
-
-
-def thought(text: str) -> str | None:
-    """What stands in the only `<think>` block; None if there is not exactly one, or it is empty."""
-    found = _THOUGHT.findall(text)
-    if len(found) != 1 or not found[0].strip() or _TAGS.search(found[0]):
-        return None
-    return found[0].strip()
-
-
-def outcome_of(
-    texts: list[str], dropped: Mapping[str, int], problems: list[str], **notes: object
-) -> Outcome:
-    """Kept if there is a text; else dropped for the first of the reasons."""
-    if texts:
-        return Outcome(rationales=tuple(texts), dropped=dropped, notes=notes)
-    return Outcome(
-        dropped=dropped,
-        reason=next(iter(dropped)),
-        detail=problems[0] if problems else "",
-        notes=notes,
-    )
+def reading(sample: Sample) -> Finding:
+    """The thought of an answer, with the score it came to."""
+    text = layout.thought(sample.text)
+    if text is None:
+        return Finding(problem="no_think_block", detail=sample.text[:200])
+    notes: dict[str, Any] = {"score": parse_answer(sample.text).score}
+    return Finding(text=text, notes=notes)

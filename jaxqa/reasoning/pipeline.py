@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from jaxqa.data.prompts import PromptTemplate
 from jaxqa.data.records import Example
+from jaxqa.data.source import Source
 from jaxqa.reasoning.expert import Check, Expert, Reply, Request
 from jaxqa.sampling.config import SamplingConfig
 
@@ -20,10 +20,10 @@ Role = Literal["expert", "judge"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
-    """An image to write about, and the prompt under which the text will be learned."""
+    """An image to write about, and the source with the prompt under which it is asked about."""
 
     example: Example
-    template: PromptTemplate
+    source: Source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,6 @@ from jaxqa.reasoning.human_audit import read_verdicts
 from jaxqa.reasoning.pipeline import Item, Outcome
 from jaxqa.train.json_lines import Record, read_json_lines
 
-EXPERT_FAILED = "expert_failed"
-"""Nobody answered; such images are asked about again when the stage goes on."""
-
 
 def record_of(item: Item, outcome: Outcome, *, group: str) -> Record:
     """The line of one image."""
@@ -22,7 +19,8 @@ def record_of(item: Item, outcome: Outcome, *, group: str) -> Record:
     return {
         "example_id": example.example_id,
         "dataset": example.dataset,
-        "task": example.task,
+        "source": item.source.name,
+        "task": item.source.template.task,
         "image": image_name(example),
         "score": example.score,
         "group": group,

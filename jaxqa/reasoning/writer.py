@@ -7,12 +7,14 @@ from pathlib import Path
 from jaxqa.errors import UserError
 from jaxqa.reasoning import pipeline as pipelines
 from jaxqa.reasoning.expert import Check, Expert
-from jaxqa.reasoning.pipeline import Item, Pipeline, Role
-from jaxqa.reasoning.rationale_file import EXPERT_FAILED, record_of
+from jaxqa.reasoning.findings import EXPERT_FAILED
+from jaxqa.reasoning.pipeline import Item, Outcome, Pipeline, Role
+from jaxqa.reasoning.rationale_file import record_of
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.train.json_lines import JsonLines, keep_json_lines, read_json_lines
 
 Advance = Callable[[int], None]
+Refuse = Callable[[Item, str], str | None]
 
 
 def write_rationales(
@@ -23,6 +25,7 @@ def write_rationales(
     *,
     sampling: SamplingConfig,
     size: int,
+    refuse: Refuse,
     check: Check,
     advance: Advance,
 ) -> None:
@@ -37,6 +40,7 @@ def write_rationales(
       experts: who is asked.
       sampling: how the expert's answers are sampled.
       size: conversations that advance together.
+      refuse: why a text that the pipeline keeps cannot be learned all the same, or None.
       check: raises to stop; the lines of whole batches stay.
       advance: told how many of the items are done.
 
@@ -57,7 +61,7 @@ def write_rationales(
             talks = [pipeline.write(item, sampling) for item in batch]
             outcomes = pipelines.converse(talks, experts, check)
             records = [
-                record_of(item, outcome, group=pipeline.group(item))
+                record_of(item, _learnable(item, outcome, refuse), group=pipeline.group(item))
                 for item, outcome in zip(batch, outcomes, strict=True)
             ]
             file.append(records)
@@ -70,6 +74,26 @@ def write_rationales(
             f"{path}: none of {count} images was kept ({_listed(reasons)}); the file says what "
             "was answered; change the expert or the filters, and delete it to ask again"
         )
+
+
+def _learnable(item: Item, outcome: Outcome, refuse: Refuse) -> Outcome:
+    """`outcome` without the texts that cannot be learned."""
+    problems = [refuse(item, text) for text in outcome.rationales]
+    if not any(problems):
+        return outcome
+    texts = zip(outcome.rationales, problems, strict=True)
+    kept = tuple(text for text, problem in texts if problem is None)
+    notes = dict(outcome.notes)
+    if "texts" in notes:
+        pairs = zip(notes["texts"], problems, strict=True)
+        notes["texts"] = [note for note, problem in pairs if problem is None]
+    return Outcome(
+        rationales=kept,
+        dropped=Counter(outcome.dropped) + Counter(p for p in problems if p is not None),
+        reason=None if kept else problems[0],
+        detail="" if kept else outcome.rationales[0][:200],
+        notes=notes,
+    )
 
 
 def _listed(reasons: Counter[str]) -> str:

@@ -10,7 +10,7 @@ import ml_collections
 from jaxqa import configuration
 from jaxqa.errors import UserError
 from jaxqa.sharding import MeshConfig
-from jaxqa.stages.sections import STAGE_KINDS, StageConfig
+from jaxqa.stages.sections import STAGE_KINDS, RationalesStage, SectionConfig, SftStage
 from jaxqa.stages.sources import DataConfig, EvaluationConfig, ModelSource
 
 
@@ -39,17 +39,23 @@ class RunConfig:
             return None
         return self.stages[place - 1] if start == "previous" else start
 
+    def trainer_of(self, name: str | None) -> str | None:
+        """Stage that trained the policy after stage `name`; None for the run's first model."""
+        while name is not None and isinstance(self.sections[name], RationalesStage):
+            name = self.start_of(name)
+        return name
+
 
 _SHARED = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "sections")
 
 
 def make_config(
     *,
-    stages: Mapping[str, StageConfig],
+    stages: Mapping[str, SectionConfig],
     model: ModelSource,
     data: DataConfig,
     evaluation: EvaluationConfig,
-    spare: Mapping[str, StageConfig] | None = None,
+    spare: Mapping[str, SectionConfig] | None = None,
     seed: int = 0,
     mesh: MeshConfig | None = None,
 ) -> ml_collections.ConfigDict:
@@ -102,6 +108,7 @@ def parse_config(config: ml_collections.ConfigDict) -> RunConfig:
             )
     for name in run.stages:
         _check_sources(run.data, name, sections[name].sources)
+        _check_rationales(run, name)
     if not 0 <= run.seed < 2**31:
         raise UserError(f"config.seed: got {run.seed}; expected 0 to {2**31 - 1}")
     return run
@@ -119,7 +126,19 @@ def _check_sources(data: DataConfig, stage: str, names: tuple[str, ...]) -> None
         raise UserError("config.data.sources: every weight is 0, so there is nothing to train on")
 
 
-def _parse_stage(name: str, section: Mapping[str, Any]) -> StageConfig:
+def _check_rationales(run: RunConfig, name: str) -> None:
+    """Raise UserError unless the rationales that a stage reads are written before it."""
+    stage, earlier = run.sections[name], run.stages[: run.stages.index(name)]
+    for place in stage.rationales if isinstance(stage, SftStage) else ():
+        writer = run.sections.get(place)
+        if writer is not None and (place not in earlier or not isinstance(writer, RationalesStage)):
+            raise UserError(
+                f"config.{name}.rationales: {place!r} is not a stage of kind rationales that runs "
+                f"before it; stages before it: {', '.join(earlier) or 'none'}"
+            )
+
+
+def _parse_stage(name: str, section: Mapping[str, Any]) -> SectionConfig:
     if not (name.isascii() and name.isidentifier()) or name in ("previous", "initial"):
         raise UserError(
             f"config: stage name {name!r} cannot name files and options; "

@@ -9,9 +9,11 @@ import numpy as np
 from jaxqa import sharding
 from jaxqa.data.batching import PromptBatch, SftBatch
 from jaxqa.data.loader import Loader, LoaderConfig, train_loader
+from jaxqa.data.source import Source
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.objectives import warmup
+from jaxqa.stages import rationales
 from jaxqa.stages.grpo import prepare_grpo
 from jaxqa.stages.prepared import LoaderSource, Prepared
 from jaxqa.stages.sections import GrpoStage, SftStage, StageConfig, WarmupStage
@@ -40,16 +42,11 @@ def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
             f"spatial_merge_size {vision.spatial_merge_size}; leave the stage out"
         )
     setup.check_room(_longest_completion(setup, stage), name=name)
-    sources = [
-        dataclasses.replace(source, examples=labelled_share(source.examples, stage.label_fraction))
-        for source_name, source in setup.train.items()
-        if not stage.sources or source_name in stage.sources
-    ]
     seed = int(jax.random.bits(stage_key(setup.config.seed, name), dtype=np.uint32))
     data = setup.config.data
     try:
         return train_loader(
-            sources,
+            stage_sources(setup, stage),
             encoder=setup.encoder,
             buckets=data.buckets,
             config=LoaderConfig(
@@ -63,6 +60,22 @@ def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
         )
     except UserError as error:
         raise UserError(f"stage {name}: {error}") from error
+
+
+def stage_sources(setup: Setup, stage: StageConfig) -> list[Source]:
+    """What a stage trains on.
+
+    Raises:
+      UserError: the rationales that it reads are missing or damaged.
+    """
+    sources = [
+        dataclasses.replace(source, examples=labelled_share(source.examples, stage.label_fraction))
+        for name, source in setup.train.items()
+        if not stage.sources or name in stage.sources
+    ]
+    if isinstance(stage, SftStage) and stage.rationales:
+        return rationales.with_rationales(setup, stage, sources)
+    return sources
 
 
 def prepare(

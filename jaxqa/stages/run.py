@@ -4,6 +4,7 @@ Run again, finished stages are skipped and the unfinished one goes on at its las
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from jaxqa.data.loader import Loader
 from jaxqa.errors import UserError
 from jaxqa.evaluation import report, terminal
 from jaxqa.models.qwen2_5_vl import weights
-from jaxqa.stages import kinds, progress, testing
+from jaxqa.stages import kinds, progress, rationales, testing
 from jaxqa.stages.config import RunConfig
-from jaxqa.stages.sections import StageConfig
+from jaxqa.stages.sections import RationalesStage, StageConfig
 from jaxqa.stages.setup import Setup, set_up
 from jaxqa.stages.workdir import WorkDir, open_workdir
 from jaxqa.train import loop
@@ -30,12 +31,14 @@ def run(
     workdir: Path,
     console: Console | None = None,
     stop: StopRequest | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Do what is left of the run in `workdir` and return its summary.
 
     Args:
       console: where to show what is done.
       stop: looked at between steps; a door enters it, so that signals set it.
+      environment: variables that hold the API keys which the config names.
 
     Raises:
       UserError: bad data, model, devices or work directory.
@@ -46,7 +49,7 @@ def run(
     with open_workdir(workdir, config) as work:
         summary = work.read_summary()
         if not _is_complete(config, work, summary):
-            _do_the_rest(config, work, summary, console, stop)
+            _do_the_rest(config, work, summary, console, stop, environment or {})
         terminal.print_summary(summary, console)
         console.print(f"report: {work.report}\nmodel:  {work.export}", highlight=False)
         return summary
@@ -58,15 +61,20 @@ def _is_complete(config: RunConfig, work: WorkDir, summary: dict[str, Any]) -> b
 
 
 def _do_the_rest(
-    config: RunConfig, work: WorkDir, summary: dict[str, Any], console: Console, stop: StopRequest
+    config: RunConfig,
+    work: WorkDir,
+    summary: dict[str, Any],
+    console: Console,
+    stop: StopRequest,
+    environment: Mapping[str, str],
 ) -> None:
     stop.check("setup")
     begun = time.monotonic()
-    setup = set_up(config, work, console)
+    setup = set_up(config, work, console, environment)
     stop.check("setup")
     summary.setdefault("setup_seconds", time.monotonic() - begun)
     left = config.stages[len(summary["stages"]) :]
-    loaders = {name: kinds.make_loader(setup, name, config.sections[name]) for name in left}
+    loaders = {name: _loader(setup, name, left) for name in left}
     if any(config.sections[name].evaluate for name in left):
         setup.check_room(config.evaluation.max_new_tokens, name="evaluation")
         testing.check(setup)
@@ -76,9 +84,14 @@ def _do_the_rest(
     work.claim(config)  # nothing of the user's is wrong, as far as can be known now
     for name in left:
         stage, params = config.sections[name], policies.take(config.start_of(name))
-        params, seconds = _train_stage(setup, name, stage, params, loaders.pop(name), stop)
+        loader = loaders.pop(name)
+        if isinstance(stage, RationalesStage):
+            entry = _write_stage(setup, name, stage, params, stop)
+        else:
+            loader = loader or kinds.make_loader(setup, name, stage)
+            params, seconds = _train_stage(setup, name, stage, params, loader, stop)
+            entry = _test_stage(setup, name, stage, params, seconds, stop)
         policies.keep(name, params)
-        entry = _test_stage(setup, name, stage, params, seconds, stop)
         summary["stages"].append(entry)
         _write_summary(work, summary)
     _finish(setup, policies.take(config.stages[-1]))
@@ -93,10 +106,11 @@ class _Policies:
 
     def keep(self, name: str | None, params: Params) -> None:
         """Remember the policy after stage `name`, or the run's first model."""
-        self._kept = (name, params)
+        self._kept = (self._setup.config.trainer_of(name), params)
 
     def take(self, name: str | None) -> Params:
         """The policy after stage `name`, or the run's first model; a stage donates its buffers."""
+        name = self._setup.config.trainer_of(name)
         kept, self._kept = self._kept, None
         if kept is not None and kept[0] == name:
             return kept[1]
@@ -117,6 +131,17 @@ class _Policies:
             return kinds.policy_params(stage, checkpoints.restore_params(step, like))
         finally:
             checkpoints.close()
+
+
+def _loader(setup: Setup, name: str, left: Sequence[str]) -> Loader | None:
+    """A stage's batches after its checks; None where there are none, or not yet."""
+    stage = setup.config.sections[name]
+    if isinstance(stage, RationalesStage):
+        rationales.check(setup, name, stage)
+        return None
+    if rationales.is_awaited(stage, left):
+        return None
+    return kinds.make_loader(setup, name, stage)
 
 
 def _write_summary(work: WorkDir, summary: dict[str, Any]) -> None:
@@ -171,6 +196,15 @@ class _Diary:
     def record(self, step: int, metrics: loop.Metrics) -> None:
         self._log.append(self._stage, step, metrics)
         self._advance(step, metrics)
+
+
+def _write_stage(
+    setup: Setup, name: str, stage: RationalesStage, params: Params, stop: StopRequest
+) -> dict[str, Any]:
+    """The entry in summary.json of a stage that writes rationales."""
+    found, seconds = rationales.write(setup, name, stage, params, stop)
+    counts = {"steps": 0, "evaluation": None, "rationales": found["images"]}
+    return {"name": name, "seconds": seconds, **counts}
 
 
 def _test_stage(

@@ -4,42 +4,68 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxqa.models.qwen2_5_vl.parts import Part
-from jaxqa.objectives.advantages import AdvantageConfig
+from jaxqa.objectives.advantages import AdvantageConfig, FilterConfig
+from jaxqa.objectives.entropy_gate import GateConfig
 from jaxqa.objectives.grpo import GrpoConfig
+from jaxqa.reasoning.aescot import AesCot
+from jaxqa.reasoning.expert import ExpertConfig
+from jaxqa.reasoning.fast_slow import FastSlow
+from jaxqa.reasoning.own import OwnWords, ReasoningText
+from jaxqa.reasoning.plan_then_reason import PlanThenReason
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.train.optimizer import OptimizerConfig
 
+PipelineConfig = OwnWords | AesCot | FastSlow | PlanThenReason | ReasoningText
+
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig:
+class SectionConfig:
     """What every stage has.
 
     Attributes:
-      steps: training steps.
-      batch_size: images per step, over all devices.
-      save_every: steps between checkpoints.
-      micro_batches: slices of a batch whose gradients are added up one after another.
-      evaluate: whether the test follows.
-      sources: data sources that it trains on; empty for all whose weight is not 0.
+      batch_size: images per step or call, over all devices.
+      sources: data sources that it uses; empty for all whose weight is not 0.
       label_fraction: share of the training references whose labels the stage may use, in (0, 1].
       start_from: the policy that the stage starts from: that of the stage before it ("previous"),
         the run's first model ("initial"), or that of an earlier stage, by its name.
+    """
+
+    batch_size: int
+    sources: tuple[str, ...] = ()
+    label_fraction: float = 1.0
+    start_from: str = "previous"
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if len(set(self.sources)) != len(self.sources):
+            raise ValueError(f"sources: name each once; got {self.sources}")
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"label_fraction must lie in (0, 1], got {self.label_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(SectionConfig):
+    """What every stage that trains has.
+
+    Attributes:
+      steps: training steps.
+      save_every: steps between checkpoints.
+      micro_batches: slices of a batch whose gradients are added up one after another.
+      evaluate: whether the test follows.
       optimizer: its own optimizer, made anew.
     """
 
     steps: int
-    batch_size: int
     save_every: int = 50
     micro_batches: int = 1
     evaluate: bool = True
-    sources: tuple[str, ...] = ()
-    label_fraction: float = 1.0
-    start_from: str = "previous"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "save_every", "micro_batches"):
+        super().__post_init__()
+        for name in ("steps", "save_every", "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch_size % self.micro_batches:
@@ -47,10 +73,6 @@ class StageConfig:
                 f"batch_size {self.batch_size} does not divide by "
                 f"micro_batches {self.micro_batches}"
             )
-        if len(set(self.sources)) != len(self.sources):
-            raise ValueError(f"sources: name each once; got {self.sources}")
-        if not 0 < self.label_fraction <= 1:
-            raise ValueError(f"label_fraction must lie in (0, 1], got {self.label_fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +88,24 @@ class SftStage(StageConfig):
     """Supervised fine-tuning on rationale and score.
 
     Attributes:
+      rationales: where the rationales come from: earlier stages that write some, by name, and
+        files such as they write; images without any are left out. Empty for the data set's own.
+      teacher_fraction: share of the training references that keep the data set's own rationale
+        all the same.
       trains: the part of the model that is trained; the rest stays as it is.
     """
 
     kind: Literal["sft"] = "sft"
+    rationales: tuple[str, ...] = ()
+    teacher_fraction: float = 0.0
     trains: Part = "all"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.teacher_fraction <= 1:
+            raise ValueError(f"teacher_fraction must lie in [0, 1], got {self.teacher_fraction}")
+        if self.teacher_fraction and not self.rationales:
+            raise ValueError("teacher_fraction counts only beside rationales; name some or set 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +116,8 @@ class GrpoStage(StageConfig):
       rewards: name -> term; the total is their weighted sum.
       objective: the policy loss.
       advantages: how rewards become advantages.
+      filter: which groups are trained on, and whether others are sampled in their place.
+      gate: which tokens have a policy gradient.
       sampling: how answers are sampled; `num_samples` is the group size.
       trains: the part of the model that is trained; the rest stays as it is.
       updates_per_rollout: optimizer updates on each rollout.
@@ -90,6 +127,8 @@ class GrpoStage(StageConfig):
     rewards: dict[str, RewardTerm] = field(default_factory=dict)
     objective: GrpoConfig = field(default_factory=GrpoConfig)
     advantages: AdvantageConfig = field(default_factory=AdvantageConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     trains: Part = "all"
     updates_per_rollout: int = 1
@@ -102,14 +141,58 @@ class GrpoStage(StageConfig):
             raise ValueError("sampling.num_samples: a group needs at least 2 answers")
         if self.sampling.temperature <= 0:
             raise ValueError("sampling.temperature: greedy answers of a group are all the same")
+        if self.gate.source == "policy" and self.micro_batches > 1:
+            raise ValueError(
+                f"gate.source is 'policy' and micro_batches is {self.micro_batches}: the policy's "
+                "own entropies are known one micro-batch after the other, so their quantile needs "
+                "micro_batches 1; or use gate.source 'sampler'"
+            )
         if self.updates_per_rollout < 1:
             raise ValueError(
                 f"updates_per_rollout must be at least 1, got {self.updates_per_rollout}"
             )
 
 
-STAGE_KINDS: dict[str, type[StageConfig]] = {
+@dataclass(frozen=True, kw_only=True)
+class RationalesStage(SectionConfig):
+    """Write rationales about training images, for fine-tuning to read; nothing is trained.
+
+    Attributes:
+      pipeline: what is asked and what is kept; its `name` says which.
+      expert: who writes: the policy that the stage starts from, or an endpoint.
+      judge: who judges, where the pipeline asks a judge; None for the expert.
+      sampling: of the expert's answers; `num_samples` per image.
+      skip_fraction: share of the training references, out of `label_fraction`, to leave out.
+      limit: write about the first so many images only; 0 for all.
+      human_audit: images in the sample that people judge; the run waits for their verdicts.
+    """
+
+    kind: Literal["rationales"] = "rationales"
+    evaluate: Literal[False] = False  # the policy stays as it is
+    pipeline: PipelineConfig = field(default_factory=OwnWords)
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    judge: ExpertConfig | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    skip_fraction: float = 0.0
+    limit: int = 0
+    human_audit: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.skip_fraction < self.label_fraction:
+            raise ValueError(
+                f"skip_fraction is {self.skip_fraction}; expected at least 0 and less than "
+                f"label_fraction {self.label_fraction}"
+            )
+        if self.limit < 0 or self.human_audit < 0:
+            raise ValueError(
+                f"limit is {self.limit} and human_audit {self.human_audit}; expected 0 or more"
+            )
+
+
+STAGE_KINDS: dict[str, type[SectionConfig]] = {
     "warmup": WarmupStage,
     "sft": SftStage,
     "grpo": GrpoStage,
+    "rationales": RationalesStage,
 }

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -44,6 +44,7 @@ class Setup:
       tokenizer, encoder: from example to prompt row.
       model: the policy's architecture.
       console: where the run shows what it does.
+      environment: variables of the process, for the keys that a config names.
     """
 
     config: RunConfig
@@ -55,6 +56,7 @@ class Setup:
     encoder: PromptEncoder
     model: Qwen2_5_VL
     console: Console
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def abstract_policy(self) -> Params:
         """Shapes of the policy's parameters, with their places on the mesh."""
@@ -98,7 +100,12 @@ class Setup:
         return directory
 
 
-def set_up(config: RunConfig, work: WorkDir, console: Console) -> Setup:
+def set_up(
+    config: RunConfig,
+    work: WorkDir,
+    console: Console,
+    environment: Mapping[str, str] | None = None,
+) -> Setup:
     """Make or find the data, then everything that depends on it.
 
     Raises:
@@ -122,6 +129,7 @@ def set_up(config: RunConfig, work: WorkDir, console: Console) -> Setup:
             remat=config.model.remat,
         ),
         console=console,
+        environment=environment or {},
     )
 
 

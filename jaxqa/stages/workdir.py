@@ -38,6 +38,10 @@ class WorkDir:
         """Predictions of the test after a stage."""
         return self.root / "evaluations" / f"{stage}.jsonl"
 
+    def rationales(self, stage: str) -> Path:
+        """What a stage wrote about training images."""
+        return self.root / "rationales" / f"{stage}.jsonl"
+
     def claim(self, config: RunConfig) -> None:
         """Write the resolved config, which from now on is the only one that may go on here."""
         if not (self.root / "config.json").exists():

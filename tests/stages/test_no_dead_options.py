@@ -37,6 +37,7 @@ from jaxqa.stages.config import RunConfig, parse_config
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.sections import STAGE_KINDS
 from jaxqa.stages.workdir import WorkDir
+from jaxqa.train.json_lines import write_json_lines
 from jaxqa.train.metric_log import RolloutLog
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.py"
@@ -238,6 +239,22 @@ def first_batches(config: RunConfig, stage: str | None, made: setup.Setup | None
     batches = [next(loader) for _ in range(2)]
     loader.close()
     return type(batches[0]), digest(batches)
+
+
+def texts_learned(config: RunConfig, stage: str | None) -> Any:
+    """Examples of fine-tuning; named files of rationales lie in a folder of the test's."""
+    section = config.sections["sft"]
+    paths = tuple(str(World.folder / name) for name in section.rationales)
+    made = around_the_model(config)
+    records = [
+        {"example_id": example.example_id, "rationales": ["written"]}
+        for source in made.train.values()
+        for example in source.examples
+    ]
+    for path in paths:
+        write_json_lines(Path(path), records)
+    sources = kinds.stage_sources(made, dataclasses.replace(section, rationales=paths))
+    return [(e.example_id, e.rationale) for source in sources for e in source.examples]
 
 
 def first_batches_anew(config: RunConfig, stage: str | None) -> Any:
@@ -530,6 +547,8 @@ TABLE: dict[str, Change] = {
     "stage.evaluate": Change("False", course),
     "stage.sources": Change("('elsewhere',)", refused="'elsewhere' cannot be trained on"),
     "stage.label_fraction": Change("0.5", first_batches),
+    "stage.rationales": Change("('texts.jsonl',)", texts_learned),
+    "stage.teacher_fraction": Change("0.5", texts_learned, {"sft.rationales": "('texts.jsonl',)"}),
     "stage.start_from": Change("initial", course),
     "warmup.start_from": Change("sft", refused="expected previous, initial or a stage that runs"),
     "stage.optimizer.learning_rate": Change("3e-3", updates),
@@ -572,8 +591,10 @@ TABLE: dict[str, Change] = {
     "stage.updates_per_rollout": Change("2", training_step),
     "warmup.evaluate": Change("True", refused="config.warmup.evaluate: got True; expected one of"),
     "warmup.kind": Change("sft", first_batches),
-    "sft.kind": Change("warmup", first_batches, {"sft.evaluate": "False"}),
-    "grpo.kind": Change("sft", refused="config.grpo: unknown key 'advantages', 'objective'"),
+    "sft.kind": Change(
+        "warmup", also={"sft.evaluate": "False"}, refused="config.sft: unknown key 'rationales'"
+    ),
+    "grpo.kind": Change("sft", refused="config.grpo: unknown key 'advantages'"),
 }
 """By path; `stage`, `term` and `source` stand for any section's, reward's and source's name.
 
@@ -666,8 +687,10 @@ def test_every_field_has_a_row_and_every_row_a_field():
 
 def test_the_demo_has_every_section_there_is():
     found = {owner for *_, owner in demo_places()} | {RunConfig}
+    elsewhere = "rationales"  # tests/reasoning/test_pipeline_options.py perturbs its sections
+    others = (section for kind, section in STAGE_KINDS.items() if kind != elsewhere)
     assert found == set(dataclasses_in(RunConfig)) | set(
-        itertools.chain.from_iterable(map(dataclasses_in, STAGE_KINDS.values()))
+        itertools.chain.from_iterable(map(dataclasses_in, others))
     )
 
 

@@ -19,7 +19,7 @@ from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.stages.config import make_config
-from jaxqa.stages.sections import GrpoStage, SftStage, WarmupStage
+from jaxqa.stages.sections import GrpoStage, RationalesStage, SftStage, WarmupStage
 from jaxqa.stages.sources import DataConfig, DataSource, EvaluationConfig, ModelSource
 from jaxqa.train.optimizer import OptimizerConfig
 
@@ -46,6 +46,14 @@ def get_config(root: str | None) -> ml_collections.ConfigDict:
                 objective=GrpoConfig(beta=0.04),
                 sampling=SamplingConfig(num_samples=3, max_new_tokens=16),
                 optimizer=OptimizerConfig(learning_rate=1e-3),
+            ),
+        },
+        spare={
+            "own": RationalesStage(
+                batch_size=1, sampling=SamplingConfig(temperature=0.0, max_new_tokens=32)
+            ),
+            "control": SftStage(
+                steps=4, batch_size=2, rationales=("own",), evaluate=False, start_from="sft"
             ),
         },
         model=_model(),
