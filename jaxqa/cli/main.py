@@ -8,6 +8,7 @@ DOORS = {
     "train": "train a model, or go on where a run stopped",
     "generate": "write completions for images and a prompt",
     "convert": "convert a model directory to or from Hugging Face",
+    "data": "list, check and prepare data sets",
 }
 
 

@@ -61,8 +61,8 @@ def _different(places: list[Place]) -> list[Place]:
 
 
 def _not_found(info: DatasetInfo, root: Path) -> str:
-    files = [" or ".join(file.paths) for layout in info.layouts for file in layout.files[:1]]
-    looked = ", ".join(dict.fromkeys(files))
+    files = {layout.name: layout.files[0].paths[0] for layout in reversed(info.layouts)}
+    looked = ", ".join(f"{file} ({name})" for name, file in reversed(files.items()))
     places = ", ".join(str(root / name) for name in (info.name, *info.folders))
     elsewhere = next(
         (folder for folder in _nearby(root) if _recognise(info, folder) is not None), None
@@ -74,7 +74,10 @@ def _not_found(info: DatasetInfo, root: Path) -> str:
         hint = f"there is no folder {root}"
     else:
         hint = f"put the data set there or give another data root ({info.homepage})"
-    return f"{info.name}: found none of its label files ({looked}) in {places}, {root}; {hint}"
+    return (
+        f"{info.name}: found none of its label files in {places}, {root}; looked for {looked} and "
+        f"what `jaxqa data list {info.name}` names besides; {hint}"
+    )
 
 
 def _nearby(root: Path) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from jaxqa.files import read_json
 
 MANIFEST = "dataset.json"
 LABELS = "labels.jsonl"
+PART = "part.json"
 FORMAT = "jaxqa prepared data set, version 1"
 
 
@@ -38,7 +39,7 @@ def find(name: str, root: Path) -> Path | None:
                     f"{folder}: holds the prepared data set {manifest.get('name')}, not {name}"
                 )
             return folder
-        if folder == root / name and any(folder.glob(f"*/{LABELS}")):
+        if folder == root / name and any(folder.glob(f"*/{PART}")):
             raise UserError(
                 f"{folder}: {name} is not prepared to the end; run the same `jaxqa data prepare` "
                 "again: finished parts are kept"
@@ -96,6 +97,11 @@ def as_line(row: LabelledImage, number: int, sizes: Sequence[tuple[int, int]]) -
     value = dataclasses.asdict(dataclasses.replace(row, encoded=()))
     value["encoded"] = sizes
     value["metadata"]["row"] = number
+    return as_json(value)
+
+
+def as_json(value: Any) -> str:
+    """JSON on one line, letters as they are."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -20,7 +20,15 @@ from jaxqa.data.catalogue import (
     unscored,
 )
 from jaxqa.data.discovery import Source
-from jaxqa.data.records import OWN, PARTS, DatasetInfo, Example, LabelledImage, stable_id
+from jaxqa.data.records import (
+    OWN,
+    PARTS,
+    DatasetInfo,
+    Example,
+    ImageSource,
+    LabelledImage,
+    stable_id,
+)
 from jaxqa.data.splits import parse_seeded
 from jaxqa.errors import UserError
 
@@ -176,7 +184,7 @@ def _own_files(info: DatasetInfo) -> str:
 
 def _with_files(
     info: DatasetInfo, source: Source, rows: Sequence[LabelledImage]
-) -> list[tuple[LabelledImage, tuple]]:
+) -> list[tuple[LabelledImage, tuple[ImageSource, ...]]]:
     """Rows with their images; UserError where more are missing than the data set is known for."""
     found = [(row, source.images(row)) for row in rows]
     missing = [row for row, files in found if None in files]
@@ -188,10 +196,12 @@ def _with_files(
             f"{source.folder}: {len(missing)} of {len(rows)} image files of {info.name} are "
             f"missing: {names}{more}; looked in {homes}; unpack the data set again"
         )
-    return [(row, files) for row, files in found if None not in files]
+    return [
+        (row, tuple(f for f in files if f is not None)) for row, files in found if None not in files
+    ]
 
 
-def _example(info: DatasetInfo, row: LabelledImage, files: tuple) -> Example:
+def _example(info: DatasetInfo, row: LabelledImage, files: tuple[ImageSource, ...]) -> Example:
     metadata = dict(row.metadata)
     number = metadata.get("distortion_type", 0)
     if 1 <= number <= len(info.distortions):

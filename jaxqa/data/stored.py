@@ -53,5 +53,5 @@ def _source(folder: str, process: int) -> Any:
     del process
     import tensorflow_datasets as tfds  # here: loading it takes a moment, and few need it
 
-    builder = tfds.builder_from_directory(Path(folder))
+    builder: Any = tfds.builder_from_directory(Path(folder))
     return builder.as_data_source(TFDS_SPLIT)

@@ -100,7 +100,7 @@ _PIPAL_IMAGES = (
     *("training/Distortion", "Distortion", "images"),
 )
 _PIPAL_FILE = Columns(
-    pattern=r"(?P<reference>A\d{4})_(?P<distortion_type>\d{2})_(?P<distortion_level>\d{2})\.\w+",
+    pattern=r"(?P<reference>A\d{4})_(?P<distortion_type>\d{2})_(?P<distortion_index>\d{2})\.\w+",
 )
 _PIPAL_RANGE = (916.71, 1835.99)
 _FROM_1_TO_5 = dataclasses.replace(

@@ -42,7 +42,9 @@ def read(folder: Path, layout: Layout) -> Labels:
         table = tables.read_csv(path, ("MOS",))
         likert = _mos_is_likert(table, path)
         notes.append(f"{path.name}: MOS is the {'Likert' if likert else 'z-score'} mean")
-        labelled = [(w, {**row, "label": _label(row, likert, zscore, w)}) for w, row in table]
+        labelled: list[Row] = [
+            (where, {**row, "label": _label(row, likert, zscore, where)}) for where, row in table
+        ]
         found.append((file.part, labelled))
     labels = rows.labels(found, dataclasses.replace(layout, columns=columns))
     return Labels(rows=labels.rows, notes=(*labels.notes, *notes))

@@ -89,7 +89,7 @@ def _labels(table: list[Row], columns: Columns, layout: Layout) -> Labels:
 
 
 def _columns_of(table: list[Row]) -> Columns:
-    keys = table[0][1].keys() if table else ()
+    keys = set(table[0][1]) if table else set()
     if {"ref_image", "ImageA", "ImageB"} <= keys:
         return COMPARISON
     if {"distortion_class", "severity"} <= keys:
