@@ -15,8 +15,8 @@
 | comparison         | Q-Insight                       | 0 or 1                |
 | thinking_cost      | TATAR names one                 | -1 to 0               |
 
-Whatever the input, values are finite: an answer that cannot be read, a row without the label that
-its task needs and a row of another task earn 0.
+Whatever the input, values are finite. An answer that cannot be read earns 0 (and pays for its
+length), and so does a row of another task, and one without the label that the reward needs.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ def _check_kind(what: str, value: Option, kind: typing.Any) -> None:
         return
     accepted = (float, int) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{what} is {value!r}, expected a {kind.__name__}")
+        raise ValueError(f"{what} is {value!r}, expected {kind.__name__}")
 
 
 _NONE = np.full((1, 1), ABSENT, np.int32)

@@ -185,9 +185,9 @@ def test_wrong_terms_are_refused_with_what_is_known():
         RewardTerm(name="gaussian")
     with pytest.raises(ValueError, match="unknown.*width"):
         RewardTerm(name="gaussian", options={"sigma": 1.0, "width": 2.0})
-    with pytest.raises(ValueError, match="sigma of reward 'gaussian' is '1', expected a float"):
+    with pytest.raises(ValueError, match="sigma of reward 'gaussian' is '1', expected float"):
         RewardTerm(name="gaussian", options={"sigma": "1"})
-    with pytest.raises(ValueError, match="words_free .* is True, expected a int"):
+    with pytest.raises(ValueError, match="words_free .* is True, expected int"):
         RewardTerm(name="thinking_cost", options={"words_free": True, "words_max": 5})
     with pytest.raises(ValueError, match="layout .* 'xml', expected one of .*'tags'"):
         RewardTerm(name="format", options={"layout": "xml"})
