@@ -15,7 +15,20 @@ import httpx2
 
 from jaxqa.errors import UserError
 from jaxqa.reasoning.cache import ReplyCache
-from jaxqa.reasoning.expert import Check, ExpertConfig, Reply, Request, Sample, request_key
+from jaxqa.reasoning.expert import (
+    CUT_OFF,
+    EMPTY,
+    EXPERT_FAILED,
+    NO_IMAGE,
+    REFUSED,
+    WITHHELD,
+    Check,
+    ExpertConfig,
+    Reply,
+    Request,
+    Sample,
+    request_key,
+)
 from jaxqa.reasoning.image_urls import data_url, sendable
 
 POLL_SECONDS = 0.1
@@ -121,7 +134,7 @@ class EndpointExpert:
                     for image in request.images
                 ]
             except UserError as error:
-                return Sample(error=str(error))
+                return Sample(problem=NO_IMAGE, detail=str(error))
             body = chat_body(request, self._config)
             key = request_key(body, [data for _, data in images], number)
             async with locks[key]:
@@ -145,7 +158,7 @@ class EndpointExpert:
         if self._failures >= FAILURES_IN_A_ROW:
             self._end = UserError(
                 f"{self._config.endpoint}: {self._failures} requests in a row failed, the last "
-                f"with: {sample.error}; see to the endpoint and run the same command again: "
+                f"with: {sample.detail}; see to the endpoint and run the same command again: "
                 "the answers so far are kept"
             )
             raise self._end
@@ -179,14 +192,16 @@ class EndpointExpert:
                     problem = self._clean(f"status {response.status_code}: {_reason(response)}")
                     self._give_up_if_hopeless(response.status_code, problem)
                     if response.status_code not in _AGAIN:
-                        return Sample(error=problem)
+                        return Sample(problem=REFUSED, detail=problem)
                     wait = self._wait_asked_for(response, wait)
             if wait > LONGEST_RETRY_AFTER_SECONDS:
-                return Sample(error=f"{problem}; asks for a pause of {wait:.0f} s", failed=True)
+                detail = f"{problem}; asks for a pause of {wait:.0f} s"
+                return Sample(problem=EXPERT_FAILED, detail=detail)
             if attempt < self._config.retries:
                 self.calls["retried"] += 1
                 await self._sleep(wait)
-        return Sample(error=f"{problem} ({self._config.retries + 1} attempts)", failed=True)
+        detail = f"{problem} ({self._config.retries + 1} attempts)"
+        return Sample(problem=EXPERT_FAILED, detail=detail)
 
     async def _post(self, body: dict[str, Any]) -> httpx2.Response:
         assert self._client is not None  # `_ask_all` made it
@@ -315,10 +330,10 @@ def _read(record: Mapping[str, Any]) -> Sample:
     """A record of the cache as a sample."""
     text, finish = str(record["text"]), record["finish"]
     if finish == "length":
-        return Sample(text=text, error="cut off at the longest answer allowed")
+        return Sample(text=text, problem=CUT_OFF, detail=text[-200:])
     if finish == "content_filter":
-        return Sample(text=text, error="held back by the endpoint's content filter")
-    return Sample(text=text, error=None if text.strip() else "empty answer")
+        return Sample(text=text, problem=WITHHELD, detail=text[-200:])
+    return Sample(text=text, problem=None if text.strip() else EMPTY)
 
 
 def _reason(response: httpx2.Response) -> str:

@@ -32,19 +32,26 @@ class Request:
     turn: int = 0
 
 
+EXPERT_FAILED = "expert_failed"
+"""Nobody answered at all; asking again may help."""
+
+CUT_OFF, EMPTY, WITHHELD = "cut_off", "empty_answer", "withheld"
+REFUSED, NO_IMAGE = "refused", "unreadable_image"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
     """One answer.
 
     Attributes:
-      text: what was said; may be part of an answer where `error` is set.
-      error: why the text is not a whole answer, or None.
-      failed: True where nobody answered at all, so that asking again may help.
+      text: what was said; may be part of an answer where there is a problem.
+      problem: why it is not a whole answer, one of the words above; None if it is one.
+      detail: more of that, for people.
     """
 
     text: str = ""
-    error: str | None = None
-    failed: bool = False
+    problem: str | None = None
+    detail: str = ""
 
 
 Reply = tuple[Sample, ...]
@@ -84,6 +91,7 @@ class ExpertConfig:
       endpoint: base URL such as `http://localhost:8000/v1` (vLLM, SGLang, a hosted model); empty
         for the policy, and then the other fields do not count.
       model: name of the model at the endpoint.
+      stand_in: nobody is asked: the data set's own rationales are repeated, to try a pipeline out.
       api_key_env: environment variable that holds the endpoint's key; empty for none.
       concurrency: most requests in flight at once.
       timeout_seconds: longest wait for one answer.
@@ -98,6 +106,7 @@ class ExpertConfig:
 
     endpoint: str = ""
     model: str = ""
+    stand_in: bool = False
     api_key_env: str = ""
     concurrency: int = 16
     timeout_seconds: float = 120.0
@@ -115,6 +124,8 @@ class ExpertConfig:
                 f"endpoint is {self.endpoint!r} and model {self.model!r}; expected both, or "
                 "neither for the policy"
             )
+        if self.stand_in and self.endpoint:
+            raise ValueError(f"stand_in asks nobody, but endpoint is {self.endpoint!r}; unset one")
         rules = {
             "concurrency": self.concurrency >= 1,
             "timeout_seconds": 0 < self.timeout_seconds < float("inf"),

@@ -5,11 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from jaxqa.reasoning.expert import Reply, Sample
+from jaxqa.reasoning.expert import EXPERT_FAILED, Reply, Sample
 from jaxqa.reasoning.pipeline import Ask, Outcome, Steps
-
-EXPERT_FAILED = "expert_failed"
-"""Nobody answered; such images are asked about again when the stage goes on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +35,8 @@ def gather(reply: Reply, examine: Examine) -> Steps:
     findings: list[Finding] = []
     seen: set[str] = set()
     for number, sample in enumerate(reply):
-        if sample.failed:
-            findings.append(Finding(problem=EXPERT_FAILED, detail=str(sample.error)))
-        elif sample.error is not None:
-            ending = f"{sample.error}: {sample.text[-120:]!r}"
-            findings.append(Finding(problem="no_whole_answer", detail=ending))
+        if sample.problem is not None:
+            findings.append(Finding(problem=sample.problem, detail=sample.detail))
         elif sample.text in seen:
             findings.append(Finding(problem="repeated", detail=sample.text[:200]))
         else:
@@ -54,8 +48,8 @@ def gather(reply: Reply, examine: Examine) -> Steps:
 def outcome_of(findings: list[Finding], **notes: Any) -> Outcome:
     """Kept if a text is; else dropped for what the first text was dropped for.
 
-    Where nobody answered at least once and no text is left, that is the reason: asking again may
-    help.
+    Where no text is left and nobody answered for one of them, that is the reason: such images are
+    asked about again when the stage goes on.
     """
     kept = [finding for finding in findings if finding.problem is None]
     dropped = Counter(f.problem for f in findings if f.problem is not None)

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+
 from PIL import Image
 
 from jaxqa.data import images as images_lib

@@ -7,8 +7,8 @@ from collections.abc import Generator, Mapping
 from typing import Literal
 
 from jaxqa.reasoning import layout, wording
-from jaxqa.reasoning.expert import Reply, Sample
-from jaxqa.reasoning.findings import EXPERT_FAILED, Finding, gather
+from jaxqa.reasoning.expert import EXPERT_FAILED, Reply, Sample
+from jaxqa.reasoning.findings import Finding, gather
 from jaxqa.reasoning.labels import FIVE_LEVELS, unit_score
 from jaxqa.reasoning.pipeline import Ask, Item, Outcome, Steps
 from jaxqa.reasoning.requests import ask, check_gaps
@@ -69,9 +69,9 @@ class PlanThenReason:
         question = question_text(item)
         reply = yield ask(item, self.plan_prompt, self.plan_sampling, facts={"question": question})
         plan = reply[item.example.example_id % len(reply)]
-        if plan.error is not None:
-            reason = EXPERT_FAILED if plan.failed else "no_plan"
-            return Outcome(reason=reason, detail=plan.error)
+        if plan.problem is not None:
+            reason = EXPERT_FAILED if plan.problem == EXPERT_FAILED else "no_plan"
+            return Outcome(reason=reason, detail=f"{plan.problem}: {plan.detail}")
         facts = {
             "question": question,
             "plan": layout.plain(plan.text) or plan.text,
@@ -141,7 +141,7 @@ class PlanThenReason:
 
 def level_of(sample: Sample) -> str | None:
     """The level that a whole answer names, or None."""
-    answer = None if sample.error else layout.answer(sample.text)
+    answer = None if sample.problem else layout.answer(sample.text)
     level = "" if answer is None else answer.lower().rstrip(".")
     return level if level in FIVE_LEVELS else None
 

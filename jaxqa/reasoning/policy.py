@@ -15,7 +15,7 @@ from jaxqa.data.encoding import PromptEncoder
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl.inputs import PromptRow, stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.reasoning.expert import Check, Reply, Request, Sample
+from jaxqa.reasoning.expert import CUT_OFF, EMPTY, REFUSED, Check, Reply, Request, Sample
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Sampler
@@ -58,7 +58,7 @@ class PolicyExpert:
             try:
                 row, bucket = self._row(request)
             except UserError as error:
-                problem = Sample(error=str(error))
+                problem = Sample(problem=REFUSED, detail=str(error))
                 replies[number] = (problem,) * request.sampling.num_samples
                 continue
             groups[request.sampling, bucket, request.turn].append((number, row))
@@ -122,8 +122,8 @@ class PolicyExpert:
         tokenizer = self.encoder.tokenizer
         text = tokenizer.decode(ids)
         if not ids or ids[-1] not in tokenizer.stop_token_ids:
-            return Sample(text=text, error="cut off at the longest answer allowed")
-        return Sample(text=text, error=None if text.strip() else "empty answer")
+            return Sample(text=text, problem=CUT_OFF, detail=text[-200:])
+        return Sample(text=text, problem=None if text.strip() else EMPTY)
 
 
 def _name(image: object) -> str:

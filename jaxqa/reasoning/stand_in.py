@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxqa.reasoning.expert import Check, Reply, Request, Sample
+from jaxqa.reasoning.expert import REFUSED, Check, Reply, Request, Sample
 from jaxqa.reasoning.labels import FIVE_LEVELS, five_level, unit_score
 from jaxqa.reasoning.pipeline import Item
 
@@ -32,7 +32,7 @@ class StandIn:
     calls: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def ask(self, requests: Sequence[Request], check: Check) -> list[Reply]:
-        """See `Expert`. An example without a rationale is an error of its samples."""
+        """See `Expert`. An example without a rationale is a problem of its samples."""
         check()
         self.calls["requests"] += len(requests)
         return [self._reply(request) for request in requests]
@@ -45,7 +45,8 @@ class StandIn:
         item = self.items[request.example_id]
         rationale = item.example.rationale
         if rationale is None:
-            return (Sample(error="the data set has no rationale for this image"),) * count
+            detail = "the data set has no rationale for this image"
+            return (Sample(problem=REFUSED, detail=detail),) * count
         levels = self._levels(item, count) if _offers_levels(request) else (_score(item),) * count
         return tuple(
             Sample(text=f"<think> {rationale} </think><answer> {level} </answer>")

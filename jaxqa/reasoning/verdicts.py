@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jaxqa.reasoning.expert import Reply
-from jaxqa.reasoning.findings import EXPERT_FAILED
+from jaxqa.reasoning.expert import EXPERT_FAILED, Reply
 
 _FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
@@ -36,11 +35,11 @@ def read_verdict(
     JSON object with all its marks counts as no verdict, and without a verdict nothing is kept.
     """
     sample = reply[0]
-    if sample.failed:
-        return Verdict(problem=EXPERT_FAILED, detail=f"judge: {sample.error}")
-    value = None if sample.error else _json_object(sample.text)
+    if sample.problem == EXPERT_FAILED:
+        return Verdict(problem=EXPERT_FAILED, detail=f"judge: {sample.detail}")
+    value = None if sample.problem else _json_object(sample.text)
     if value is None:
-        return Verdict(problem="judge_unreadable", detail=(sample.error or sample.text)[:200])
+        return Verdict(problem="judge_unreadable", detail=(sample.detail or sample.text)[:200])
     marks = {name: value.get(name) for name in (*required, *others)}
     decision = str(value.get("decision", "")).strip().lower()
     if decision not in ("keep", "drop") or not all(map(_is_mark, marks.values())):

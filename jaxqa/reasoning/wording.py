@@ -41,7 +41,8 @@ FAST = (
     "seen: name the one or two factors that decide it, such as sharpness, noise, compression, "
     "exposure, contrast or color, and where they show. Write exactly two sentences of {shortest} "
     "to {longest} words in all, inside <think> </think>, without any number and without a word "
-    "about the measurement. Then repeat the measurement as a plain number inside <answer> </answer>."
+    "about the measurement. Then repeat the measurement as a plain number inside <answer> "
+    "</answer>."
 )
 
 SLOW = (

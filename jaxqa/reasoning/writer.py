@@ -6,8 +6,7 @@ from pathlib import Path
 
 from jaxqa.errors import UserError
 from jaxqa.reasoning import pipeline as pipelines
-from jaxqa.reasoning.expert import Check, Expert
-from jaxqa.reasoning.findings import EXPERT_FAILED
+from jaxqa.reasoning.expert import EXPERT_FAILED, Check, Expert
 from jaxqa.reasoning.pipeline import Item, Outcome, Pipeline, Role
 from jaxqa.reasoning.rationale_file import record_of
 from jaxqa.sampling.config import SamplingConfig

@@ -19,10 +19,14 @@ from PIL import Image
 
 from jaxqa.data.prompts import get_template
 from jaxqa.data.records import Example, stable_id
+from jaxqa.data.source import Source
+from jaxqa.reasoning.audit import audit
 from jaxqa.reasoning.endpoint import EndpointExpert
 from jaxqa.reasoning.expert import ExpertConfig, Request
 from jaxqa.reasoning.pipeline import Item
+from jaxqa.reasoning.writer import write_rationales
 from jaxqa.sampling.config import SamplingConfig
+from jaxqa.train.json_lines import read_json_lines
 
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=64)
 
@@ -184,8 +188,40 @@ def png(seed: int = 0, size: tuple[int, int] = (8, 6)) -> bytes:
     return buffer.getvalue()
 
 
-def item(number: int = 0, *, score: float | None = 3.0, **fields: Any) -> Item:
-    """An item with a picture of its own."""
-    fields = {"dataset": "koniq10k", "task": "quality", "image": png(number)} | fields
+def item(
+    number: int = 0, *, score: float | None = 3.0, template: str = "q_insight", **fields: Any
+) -> Item:
+    """An item with a picture of its own; its labels are in the prompt's range."""
+    prompt = get_template(template)
+    fields = {"dataset": "some", "task": prompt.task, "image": png(number)} | fields
     example = Example(example_id=stable_id("test", str(number)), score=score, **fields)
-    return Item(example=example, template=get_template("q_insight"))
+    return Item(example=example, source=Source(name="some", examples=[example], template=prompt))
+
+
+def write_all(
+    path: Path,
+    items: list[Item],
+    pipeline: Any,
+    server: ChatServer,
+    *,
+    sampling: SamplingConfig = GREEDY,
+    size: int = 8,
+    check: Callable[[], None] | None = None,
+    **options: Any,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run a pipeline; the lines of its file, and its audit."""
+    options = {"retries": 0, "sleep": Naps()} | options
+    with expert(server.url, path.with_suffix(".answers"), **options) as made:
+        write_rationales(
+            path,
+            items,
+            pipeline,
+            {"expert": made, "judge": made},
+            sampling=sampling,
+            size=size,
+            refuse=lambda item, text: "too_long" if len(text) > 2000 else None,
+            check=check or nothing,
+            advance=lambda count: None,
+        )
+        found = audit(path, calls={"expert": made.calls}, total=len(items))
+    return list(read_json_lines(path)), found

@@ -50,7 +50,7 @@ def test_what_is_sent_and_what_comes_back(tmp_path):
             sample = only(made.ask([one], nothing))
         (body,) = server.bodies
         assert server.headers[0]["authorization"] == "Bearer secret"
-    assert sample.text == "A fine picture." and sample.error is None
+    assert sample.text == "A fine picture." and sample.problem is None
     assert body["model"] == "some-model" and body["seed"] == 5 and "max_tokens" not in body
     assert (body["temperature"], body["top_p"]) == (0.3, 0.8) and "top_k" not in body
     assert prompt_of(body) == "Be kind.\nbefore\n\n"
@@ -136,25 +136,25 @@ def test_server_errors_are_tried_again_with_growing_waits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "failed", "error"),
+    ("answer", "problem", "detail"),
     [
-        (Answer(status=500, raw=b"oh no"), True, r"status 500: oh no \(3 attempts\)"),
-        (Answer(raw=b"\xff\xfe rubbish"), True, r"not a chat completion.*\(3 attempts\)"),
-        (Answer(status=429, headers={"Retry-After": "86400"}), True, "a pause of 86400 s"),
-        (Answer(status=400, raw=b'{"error":{"message":"image too large"}}'), False, "too large"),
-        (Answer(status=302, headers={"Location": "http://x"}), False, "status 302"),
-        (Answer(text="half a sen", finish="length"), False, "cut off"),
-        (Answer(text="", finish="content_filter"), False, "content filter"),
-        (Answer(text=None), False, "empty answer"),
-        (Answer(text="  \n"), False, "empty answer"),
+        (Answer(status=500, raw=b"oh no"), "expert_failed", r"status 500: oh no \(3 attempts\)"),
+        (Answer(raw=b"\xff\xfe"), "expert_failed", r"not a chat completion.*\(3 attempts\)"),
+        (Answer(status=429, headers={"Retry-After": "86400"}), "expert_failed", "pause of 86400 s"),
+        (Answer(status=400, raw=b'{"error":{"message":"too large"}}'), "refused", "too large"),
+        (Answer(status=302, headers={"Location": "http://x"}), "refused", "status 302"),
+        (Answer(text="half a sen", finish="length"), "cut_off", "half a sen"),
+        (Answer(text="", finish="content_filter"), "withheld", ""),
+        (Answer(text=None), "empty_answer", ""),
+        (Answer(text="  \n"), "empty_answer", ""),
     ],
 )
-def test_what_goes_wrong_with_one_request_is_its_error(tmp_path, answer, failed, error):
+def test_what_goes_wrong_with_one_request_is_its_problem(tmp_path, answer, problem, detail):
     with serving(lambda body: answer) as server:
         with expert(server.url, tmp_path / "a", retries=2, sleep=Naps()) as made:
             sample = only(made.ask([request()], nothing))
-            assert len(server.bodies) == (3 if "attempts" in error else 1)
-    assert sample.failed is failed and re.search(error, sample.error)
+            assert len(server.bodies) == (3 if "attempts" in detail else 1)
+    assert sample.problem == problem and re.search(detail, sample.detail)
 
 
 def test_a_slow_answer_is_given_up(tmp_path):
@@ -164,7 +164,8 @@ def test_a_slow_answer_is_given_up(tmp_path):
             sample = only(e.ask([request()], nothing))
             assert len(server.bodies) == 2
         never.set()
-    assert sample.failed and sample.error == "no answer in 0.1 s (2 attempts)"
+    assert sample.problem == "expert_failed"
+    assert sample.detail == "no answer in 0.1 s (2 attempts)"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
