@@ -18,9 +18,11 @@ from tiny_set import (
 from jaxqa.data import encoding, prompts
 from jaxqa.data.batching import BatchBuilder, Buckets, SftBatch, pad_completions
 from jaxqa.data.encoding import PromptEncoder
-from jaxqa.data.records import Example
+from jaxqa.data.records import TASKS, Example
+from jaxqa.data.scales import ScoreScale
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig, smart_resize
+from jaxqa.rewards.labels import CHOICES, DISTORTION_CLASSES, SEVERITIES
 
 
 def builder_of(examples, **options):
@@ -263,3 +265,109 @@ def test_padding_of_completions():
     assert mask.sum(1).tolist() == [3, 0, 1] and mask[0].tolist() == [True, True, True, False]
     with pytest.raises(ValueError, match="expected at most 2"):
         pad_completions([[1, 2, 3]], length=2, pad_token_id=9)
+
+
+def asked(examples, name, template, **options):
+    return source(examples, name, template=prompts.get_template(template), **options)
+
+
+def several_tasks(directory):
+    """Quality from 0 to 100 turned round, degradation, alignment and a comparison."""
+    images = write_examples(directory, 7)
+    labels = {"distortion_class": "blur", "severity": "serious"}
+    degraded = [dataclasses.replace(e, score=None, answer_labels=labels) for e in images[:2]]
+    aligned = [dataclasses.replace(e, prompt=f"a {w}") for e, w in zip(images, "cat", strict=False)]
+    extra = (images[1].image, images[2].image)
+    pair = dataclasses.replace(
+        images[0], score=None, extra_images=extra, answer_labels={"choice": "Similar"}
+    )
+    scale = ScoreScale(worst=5.0, best=1.0, low=0.0, high=100.0)
+    return [
+        asked(images[:3], "quality", "concise_percent", scale=scale),
+        asked(degraded, "degradation", "concise_degradation"),
+        asked(aligned, "alignment", "concise_alignment"),
+        asked([pair], "pairs", "concise_comparison"),
+    ]
+
+
+WIDE = Buckets(prompt_lengths=(200,), window_counts=(8,), completion_lengths=(64,))
+
+
+def test_rows_of_several_tasks_know_what_they_ask(tmp_path):
+    sources = several_tasks(tmp_path)
+    builder = BatchBuilder(
+        sources, encoder=encoder(), buckets=WIDE, supervised=True, on_bad_image="raise"
+    )
+    builder.measure()
+    batch = build(builder, range(9), bucket=0, completion_length=64)
+    assert [TASKS[t] for t in batch.task] == [
+        *["quality"] * 3,
+        *["degradation"] * 2,
+        *["alignment"] * 3,
+        "comparison",
+    ]
+    wanted = [100.0, 97.5, 95.0, np.nan, np.nan, 1.0, 1.1, 1.2, np.nan]
+    np.testing.assert_allclose(batch.labels, wanted, rtol=1e-6)
+    assert batch.class_id.tolist() == [-1] * 3 + [DISTORTION_CLASSES.index("blur")] * 2 + [-1] * 4
+    assert batch.severity_id.tolist() == [-1] * 3 + [SEVERITIES.index("serious")] * 2 + [-1] * 4
+    assert batch.choice_id.tolist() == [-1] * 8 + [CHOICES.index("Similar")]
+    for name in ("task", "class_id", "severity_id", "choice_id", "pools"):
+        assert getattr(batch, name).dtype == np.int32
+    pools = batch.pools.tolist()
+    assert pools[0] != pools[1] == pools[2]  # data sets "a", "b", "b"
+    assert len(set(pools[5:8])) == 3  # one text each
+    assert not set(pools[:3]) & set(pools[5:8])
+    for place, scored in ((0, "100.00"), (2, "95.00"), (6, "1.10"), (3, "serious"), (8, "Similar")):
+        ids = batch.completion_ids[place, 0][batch.completion_mask[place, 0]]
+        assert scored in tokenizer().decode(ids.tolist())
+
+
+def test_prompts_of_several_images_hold_what_hfs_processor_would_tokenise(tmp_path):
+    pairs = several_tasks(tmp_path)[-1]
+    row = encoding.build_prompt_row(pairs.examples[0], pairs.template, encoder())
+    pads = [(56, 56), (112, 84), (56, 140)]  # of the first three sizes
+    text = tokenizer().render_chat(pairs.template.messages(pairs.examples[0]))
+    for height, width in pads:
+        text = text.replace("<|image_pad|>", "@" * (height // 28 * (width // 28)), 1)
+    assert row.token_ids.tolist() == tokenizer().encode(text.replace("@", "<|image_pad|>"))
+    assert encoding.measure_prompt(pairs.examples[0], pairs.template, encoder()) == (
+        row.length,
+        row.num_windows,
+    )
+    assert np.unique(row.window_image).tolist() == [0, 1, 2]
+    example = pairs.examples[0]
+    for number, image in enumerate((example.image, *example.extra_images)):  # each its own pixels
+        alone = dataclasses.replace(example, image=image, extra_images=())
+        single = encoding.build_prompt_row(alone, TEMPLATE, encoder())
+        mine = row.patches[row.window_image == number]
+        np.testing.assert_array_equal(mine, single.patches)
+
+
+def test_an_unreadable_candidate_masks_its_row_by_name(tmp_path):
+    pairs = several_tasks(tmp_path)[-1:]
+    (tmp_path / "2.png").write_text("no image")
+    options = {"encoder": encoder(), "buckets": WIDE, "supervised": False}
+    with pytest.raises(UserError, match=r"2\.png: "):
+        BatchBuilder(pairs, on_bad_image="raise", **options).measure()
+    good = dataclasses.replace(
+        pairs[0].examples[0], example_id=1, extra_images=(tmp_path / "0.png",) * 2
+    )
+    pairs = [dataclasses.replace(pairs[0], examples=[*pairs[0].examples, good])]
+    builder = BatchBuilder(pairs, on_bad_image="mask", **options)
+    assert builder.measure()[0].tolist() == [0, 0]
+    batch = build(builder, [0, 1], bucket=0)
+    assert batch.valid.tolist() == [False, True] and "2.png" in str(batch.errors[0])
+
+
+def test_prompts_and_images_that_do_not_match_are_refused(tmp_path):
+    images = write_examples(tmp_path, 2)
+    for template in ("concise_comparison", "concise_alignment"):
+        builder = BatchBuilder(
+            [asked(images, "x", template)],
+            encoder=encoder(),
+            buckets=WIDE,
+            supervised=False,
+            on_bad_image="mask",
+        )
+        with pytest.raises(UserError, match="3 image placeholders and 1 images|has none"):
+            builder.measure()

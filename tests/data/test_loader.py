@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_set import BUCKETS, encoder, source, training, write_examples
 
+from jaxqa.data import prompts
 from jaxqa.data.batching import SftBatch
 from jaxqa.data.loader import Loader, LoaderConfig, Shard, evaluation_loader
 from jaxqa.errors import UserError
@@ -205,6 +207,51 @@ def test_errors_come_through_from_workers(examples, tmp_path):
     for _ in range(2):  # and again, rather than an early end
         with pytest.raises(UserError, match=r"1\.png: cannot decode"):
             next(loader)
+
+
+def two_sources(examples, weights=(3.0, 1.0)):
+    quality, beauty = (
+        source(examples, name, template=prompts.get_template(template), weight=weight)
+        for name, template, weight in zip(
+            ("quality", "beauty"), ("concise", "concise_aesthetics"), weights, strict=True
+        )
+    )
+    return [quality, dataclasses.replace(beauty, examples=examples[:7])]
+
+
+@pytest.mark.parametrize("mixing", ["rows", "batches"])
+def test_several_sources_are_mixed_sharded_and_resumed(examples, mixing):
+    sources, options = two_sources(examples), {"supervised": True, "mixing": mixing}
+    whole = take(training(sources, **options), 24)
+    tasks = np.stack([batch.task for batch in whole])
+    assert tasks.mean() == pytest.approx(0.25, abs=0.03)  # aesthetics is task 1
+    assert ((tasks == tasks[:, :1]).all(axis=1)).all() == (mixing == "batches")
+    state = training(sources, **options)
+    take(state, 9)
+    for workers in (0, 2) if mixing == "rows" else (0,):
+        resumed = training(sources, num_workers=workers, **options)
+        resumed.set_state(json.loads(json.dumps(state.get_state())))
+        for expected, batch in zip(whole[9:], take(resumed, 5), strict=False):
+            assert_equal(expected, batch)
+        resumed.close()
+    halves = [
+        take(training(sources, shard=Shard(index=i, count=2), **options), 8) for i in range(2)
+    ]
+    for expected, *parts in zip(whole[:8], *halves, strict=True):
+        parts = [arrays(part) for part in parts]
+        for name, array in arrays(expected).items():
+            np.testing.assert_array_equal(array, np.concatenate([part[name] for part in parts]))
+
+
+def test_a_state_of_another_mixture_is_refused(examples):
+    state = training(two_sources(examples)).get_state()
+    for other in (
+        training(two_sources(examples, (1.0, 1.0))),
+        training(two_sources(examples), mixing="batches"),
+        training(two_sources(examples)[::-1]),
+    ):
+        with pytest.raises(UserError, match="belongs to other data"):
+            other.set_state(state)
 
 
 PARENT = """
