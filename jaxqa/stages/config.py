@@ -10,7 +10,13 @@ import ml_collections
 from jaxqa import configuration
 from jaxqa.errors import UserError
 from jaxqa.sharding import MeshConfig
-from jaxqa.stages.sections import STAGE_KINDS, RationalesStage, SectionConfig, SftStage
+from jaxqa.stages.sections import (
+    STAGE_KINDS,
+    GrpoStage,
+    RationalesStage,
+    SectionConfig,
+    SftStage,
+)
 from jaxqa.stages.sources import DataConfig, EvaluationConfig, ModelSource
 
 
@@ -39,6 +45,13 @@ class RunConfig:
             return None
         return self.stages[place - 1] if start == "previous" else start
 
+    def reference_of(self, name: str) -> str | None:
+        """Stage whose policy is the reference of stage `name`; None for the run's first model."""
+        reference = self.sections[name].reference
+        if reference == "start":
+            return self.start_of(name)
+        return None if reference == "initial" else reference
+
     def trainer_of(self, name: str | None) -> str | None:
         """Stage that trained the policy after stage `name`; None for the run's first model."""
         while name is not None and isinstance(self.sections[name], RationalesStage):
@@ -46,6 +59,7 @@ class RunConfig:
         return name
 
 
+_RESERVED = ("previous", "initial", "start")
 _SHARED = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "sections")
 
 
@@ -99,19 +113,27 @@ def parse_config(config: ml_collections.ConfigDict) -> RunConfig:
         )
     if not run.stages or len(set(run.stages)) != len(run.stages):
         raise UserError(f"config.stages: name each stage once, at least one; got {run.stages}")
-    for place, name in enumerate(run.stages):
-        start, earlier = sections[name].start_from, run.stages[:place]
-        if start not in ("previous", "initial", *earlier):
-            raise UserError(
-                f"config.{name}.start_from: got {start!r}; expected previous, initial or a stage "
-                f"that runs before it ({', '.join(earlier) or 'there is none'})"
-            )
     for name in run.stages:
+        _check_policies(run, name)
         _check_sources(run.data, name, sections[name].sources)
         _check_rationales(run, name)
     if not 0 <= run.seed < 2**31:
         raise UserError(f"config.seed: got {run.seed}; expected 0 to {2**31 - 1}")
     return run
+
+
+def _check_policies(run: RunConfig, name: str) -> None:
+    """Raise UserError unless the policies that a stage starts from and refers to are there."""
+    stage, earlier = run.sections[name], run.stages[: run.stages.index(name)]
+    named = {"start_from": ("previous", stage.start_from)}
+    if isinstance(stage, GrpoStage):
+        named["reference"] = ("start", stage.reference)
+    for field, (usual, policy) in named.items():
+        if policy not in (usual, "initial", *earlier):
+            raise UserError(
+                f"config.{name}.{field}: got {policy!r}; expected {usual}, initial or a stage "
+                f"that runs before it ({', '.join(earlier) or 'there is none'})"
+            )
 
 
 def _check_sources(data: DataConfig, stage: str, names: tuple[str, ...]) -> None:
@@ -139,10 +161,10 @@ def _check_rationales(run: RunConfig, name: str) -> None:
 
 
 def _parse_stage(name: str, section: Mapping[str, Any]) -> SectionConfig:
-    if not (name.isascii() and name.isidentifier()) or name in ("previous", "initial"):
+    if not (name.isascii() and name.isidentifier()) or name in _RESERVED:
         raise UserError(
             f"config: stage name {name!r} cannot name files and options; "
-            "use letters, digits and _, a letter first, and neither previous nor initial"
+            f"use letters, digits and _, a letter first, and none of {', '.join(_RESERVED)}"
         )
     kind = section.get("kind")
     if kind not in STAGE_KINDS:

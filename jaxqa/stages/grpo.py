@@ -16,6 +16,7 @@ from jaxqa.stages.setup import Setup
 from jaxqa.train import batches, losses
 from jaxqa.train.loop import Update
 from jaxqa.train.metric_log import RolloutLog
+from jaxqa.train.micro_batches import over_micro_batches
 from jaxqa.train.optimizer import learning_rate_schedule, make_optimizer
 from jaxqa.train.rollout import RolloutConfig, RolloutSource
 from jaxqa.train.state import TrainState, create_state
@@ -31,8 +32,13 @@ def prepare_grpo(
     *,
     loader: Loader,
     rollouts: RolloutLog,
+    reference: Params | None = None,
 ) -> Prepared:
-    """Make a GRPO stage ready; `params` are the policy that it starts from."""
+    """Make a GRPO stage ready; `params` are the policy that it starts from.
+
+    Args:
+      reference: the policy from which the KL penalty counts, if it is not `params`.
+    """
     optimizer = make_optimizer(stage.optimizer, stage.steps * stage.updates_per_rollout)
     objective = losses.GrpoObjective(
         model=setup.model,
@@ -61,7 +67,7 @@ def prepare_grpo(
         ),
         tokenizer=setup.tokenizer,
         mesh=setup.mesh,
-        reference=_reference(setup, stage, params) if stage.objective.beta > 0 else None,
+        reference=_reference(setup, stage, params, reference) if stage.objective.beta else None,
         write=lambda step, records: rollouts.append(name, step, records),
     )
     return Prepared(
@@ -98,24 +104,25 @@ def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoSta
     return step
 
 
-def _reference(setup: Setup, stage: GrpoStage, params: Params) -> Callable[[Prompts, Array], Array]:
-    """Log-probabilities under the policy that the stage started from.
+def _reference(
+    setup: Setup, stage: GrpoStage, params: Params, reference: Params | None
+) -> Callable[[Prompts, Array, Array | None], Array]:
+    """Log-probabilities under `reference`, or else under the policy that the stage starts from.
 
-    The training state donates its buffers, so the reference keeps a copy of its own.
+    The training state donates its buffers, so then the reference keeps a copy of its own.
     """
-    frozen = jax.tree.map(lambda leaf: leaf.copy(), params)
+    frozen = reference or jax.tree.map(lambda leaf: leaf.copy(), params)
 
     @jax.jit
-    def log_probs(params: Params, prompts: Prompts, completion_ids: Array) -> Array:
-        return losses.completion_log_probs(
-            setup.model,
-            params,
-            prompts,
-            completion_ids,
-            temperature=stage.sampling.temperature,
-        )[0]
+    def log_probs(params: Params, rows: tuple[Prompts, Array], used: Array | None) -> Array:
+        def of(rows: tuple[Prompts, Array]) -> tuple[tuple[()], Array]:
+            temperature = stage.sampling.temperature
+            found = losses.completion_log_probs(setup.model, params, *rows, temperature=temperature)
+            return (), found[0]
 
-    return lambda prompts, completion_ids: log_probs(frozen, prompts, completion_ids)
+        return over_micro_batches(of, rows, micro_batches=stage.micro_batches, used=used)[1]
+
+    return lambda prompts, completion_ids, used: log_probs(frozen, (prompts, completion_ids), used)
 
 
 def _rollout_lengths(setup: Setup, stage: GrpoStage) -> tuple[int, ...]:

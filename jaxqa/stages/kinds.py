@@ -86,14 +86,21 @@ def prepare(
     *,
     loader: Loader,
     rollouts: RolloutLog,
+    reference: Params | None = None,
 ) -> Prepared:
-    """Make stage `name` ready; `params` are the policy that it starts from."""
+    """Make stage `name` ready; `params` are the policy that it starts from.
+
+    Args:
+      reference: of a GRPO stage, where it is not `params`.
+    """
     if isinstance(stage, WarmupStage):
         return _prepare_warmup(setup, name, stage, params, loader)
     if isinstance(stage, SftStage):
         return _prepare_sft(setup, stage, params, loader)
     assert isinstance(stage, GrpoStage)  # STAGE_KINDS has no other
-    return prepare_grpo(setup, name, stage, params, loader=loader, rollouts=rollouts)
+    return prepare_grpo(
+        setup, name, stage, params, loader=loader, rollouts=rollouts, reference=reference
+    )
 
 
 def policy_params(stage: StageConfig, params: Params) -> Params:

@@ -16,7 +16,7 @@ from jaxqa.evaluation import report, terminal
 from jaxqa.models.qwen2_5_vl import weights
 from jaxqa.stages import kinds, progress, rationales, testing
 from jaxqa.stages.config import RunConfig
-from jaxqa.stages.sections import RationalesStage, StageConfig
+from jaxqa.stages.sections import GrpoStage, RationalesStage, StageConfig
 from jaxqa.stages.setup import Setup, set_up
 from jaxqa.stages.workdir import WorkDir, open_workdir
 from jaxqa.train import loop
@@ -89,7 +89,10 @@ def _do_the_rest(
             entry = _write_stage(setup, name, stage, params, stop)
         else:
             loader = loader or kinds.make_loader(setup, name, stage)
-            params, seconds = _train_stage(setup, name, stage, params, loader, stop)
+            reference = policies.reference(name)
+            params, seconds = _train_stage(
+                setup, name, stage, params, loader=loader, reference=reference, stop=stop
+            )
             entry = _test_stage(setup, name, stage, params, seconds, stop)
         policies.keep(name, params)
         summary["stages"].append(entry)
@@ -114,9 +117,22 @@ class _Policies:
         kept, self._kept = self._kept, None
         if kept is not None and kept[0] == name:
             return kept[1]
-        return self._setup.initial_params() if name is None else self._restore(name)
+        return self._read(name)
 
-    def _restore(self, name: str) -> Params:
+    def reference(self, name: str) -> Params | None:
+        """The reference of a GRPO stage where it is another policy than the stage starts from."""
+        config = self._setup.config
+        stage = config.sections[name]
+        if not isinstance(stage, GrpoStage) or not stage.objective.beta:
+            return None
+        start, other = (
+            config.trainer_of(of(name)) for of in (config.start_of, config.reference_of)
+        )
+        return None if start == other else self._read(other)
+
+    def _read(self, name: str | None) -> Params:
+        if name is None:
+            return self._setup.initial_params()
         stage = self._setup.config.sections[name]
         checkpoints = Checkpoints(self._setup.work.checkpoints(name))
         try:
@@ -156,13 +172,17 @@ def _train_stage(
     name: str,
     stage: StageConfig,
     params: Params,
+    *,
     loader: Loader,
+    reference: Params | None,
     stop: StopRequest,
 ) -> tuple[Params, float]:
     """Policy after the stage and the seconds its training took; instant if it is finished."""
     checkpoints = Checkpoints(setup.work.checkpoints(name))
     with MetricLog(setup.work.root) as log:
-        prepared = kinds.prepare(setup, name, stage, params, loader=loader, rollouts=log.rollouts)
+        prepared = kinds.prepare(
+            setup, name, stage, params, loader=loader, rollouts=log.rollouts, reference=reference
+        )
         restored = checkpoints.latest_step() or 0
         if restored < stage.steps:
             log.cut_back(name, restored)

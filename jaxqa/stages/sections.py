@@ -118,6 +118,8 @@ class GrpoStage(StageConfig):
       advantages: how rewards become advantages.
       filter: which groups are trained on, and whether others are sampled in their place.
       gate: which tokens have a policy gradient.
+      reference: the policy from which the KL penalty counts: that which the stage starts from
+        ("start"), the run's first model ("initial"), or that of an earlier stage, by its name.
       sampling: how answers are sampled; `num_samples` is the group size.
       trains: the part of the model that is trained; the rest stays as it is.
       updates_per_rollout: optimizer updates on each rollout.
@@ -129,6 +131,7 @@ class GrpoStage(StageConfig):
     advantages: AdvantageConfig = field(default_factory=AdvantageConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    reference: str = "start"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     trains: Part = "all"
     updates_per_rollout: int = 1

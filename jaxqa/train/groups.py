@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.sharding import BATCH_AXES, replicated
-from jaxqa.train.step import micro_batch_rows
+from jaxqa.train.micro_batches import micro_batch_rows
 from jaxqa.typing import Bool
 
 

@@ -70,14 +70,14 @@ class RolloutSource:
         sampler: Sampler,
         tokenizer: Tokenizer,
         mesh: Mesh,
-        reference: Callable[[Any, Array], Array] | None,
+        reference: Callable[[Any, Array, Array | None], Array] | None,
         write: Callable[[int, list[dict[str, Any]]], None],
     ):
         """Make a source.
 
         Args:
-          reference: `(prompts, completion_ids) -> log-probabilities [B G T]` of the frozen
-            reference policy, or None without a KL penalty.
+          reference: `(prompts, completion_ids, micro-batches in use, None for all) ->
+            log-probabilities [B G T]` of the frozen reference policy, or None without a KL penalty.
           write: receives the step (from 1) and the rollout's records.
         """
         self.config = config
@@ -142,13 +142,14 @@ class RolloutSource:
         if not kept.all():
             groups = to_front(groups, kept, micro_batches=config.micro_batches, mesh=self._mesh)
         if config.filter.tau is not None:
-            rows = len(kept) // config.micro_batches
-            used = jax.device_put(np.int32(-(-kept.sum() // rows)), sharding.replicated(self._mesh))
+            count = np.int32(-(-kept.sum() * config.micro_batches // len(kept)))
+            used = jax.device_put(count, sharding.replicated(self._mesh))
         mask, gate = groups.completion_mask, None
         if config.gate.source == "sampler":
             gate = _gate(groups.entropies, mask, rho=config.gate.rho)
         longest = self._sampler.config.max_new_tokens
-        reference = self._reference and self._reference(groups.prompts, groups.completion_ids)
+        rows = groups.prompts, groups.completion_ids
+        reference = self._reference and self._reference(*rows, used)
         return GrpoBatch(
             prompts=groups.prompts,
             completion_ids=groups.completion_ids,

@@ -6,14 +6,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxqa import tree
+from jaxqa.train.micro_batches import over_micro_batches
 from jaxqa.train.optimizer import global_norm
 from jaxqa.train.state import TrainState, split_trained
-from jaxqa.typing import Int, Params
+from jaxqa.typing import Params
 
 Contributions = Mapping[str, Any]
 Objective = Callable[[Params, Any], tuple[jax.Array, tuple[Contributions, Any]]]
@@ -32,12 +31,11 @@ def make_update(
 ) -> Callable[..., tuple[TrainState, Contributions, Any]]:
     """Jitted `(state, batch, advance, used) -> (state, metrics, outputs)`; `state` is donated.
 
-    `advance` (static) says whether this update ends a training step. `used` (an int32 array, not
-    static) is how many micro-batches there is something in, the first ones, see
-    `micro_batch_rows`; the others are not computed, and their outputs are 0. Where it is 0 the
-    parameters stay as they are, whatever the optimizer's momentum. Metrics gain `grad_norm`,
-    before clipping, and `learning_rate`, which is only shown: training step -> rate. Only
-    parameters whose "/"-joined path is `trained` get a gradient and move; None means all.
+    `advance` (static) says whether this update ends a training step. Of the micro-batches only
+    the first `used` are computed (an int32 array, not static; None for all), see `micro_batches`;
+    where it is 0 the parameters stay as they are, whatever the optimizer's momentum. Metrics gain
+    `grad_norm`, before clipping, and `learning_rate`, which is only shown: training step -> rate.
+    Only parameters whose "/"-joined path is `trained` get a gradient and move; None means all.
     """
 
     @partial(jax.jit, donate_argnums=0, static_argnames="advance")
@@ -69,11 +67,6 @@ def _join_frozen(objective: Objective, frozen: Params, params: Params, rows: Any
     return objective(tree.join(params, frozen), rows)
 
 
-def micro_batch_rows(num_rows: int, micro_batches: int) -> Int[np.ndarray, "B"]:
-    """Return the rows of a batch in the order of its micro-batches, one after the other."""
-    return np.arange(num_rows).reshape(-1, micro_batches).T.ravel()
-
-
 def _gradients(
     objective: Objective,
     params: Params,
@@ -81,54 +74,14 @@ def _gradients(
     micro_batches: int,
     used: jax.Array | None,
 ):
-    """Summed gradients, metrics and row-joined outputs over `micro_batches` slices of the rows.
-
-    The number of slices that are `used` is a value, not a shape: it compiles nothing anew.
-    """
+    """Gradients, metrics and outputs of the whole batch."""
     differentiate = jax.value_and_grad(objective, has_aux=True)
 
     def contributions(rows: Any):
         (loss, (metrics, outputs)), grads = differentiate(params, rows)
         return (grads, {**metrics, "loss": loss}), outputs
 
-    if micro_batches == 1 and used is None:
-        (grads, metrics), outputs = contributions(batch)
-        return grads, metrics, outputs
-
-    def accumulate(number: jax.Array, carry: Any):
-        total, joined = carry
-        rows = jax.tree.map(lambda leaf: _slice(leaf, number), slices)
-        added, outputs = contributions(rows)
-        joined = jax.tree.map(
-            lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, number, 0),
-            joined,
-            outputs,
-        )
-        return jax.tree.map(jnp.add, total, added), joined
-
-    slices = jax.tree.map(partial(_split_rows, parts=micro_batches), batch)
-    shapes, output_shapes = jax.eval_shape(
-        contributions, jax.tree.map(lambda leaf: leaf[0], slices)
+    (grads, metrics), outputs = over_micro_batches(
+        contributions, batch, micro_batches=micro_batches, used=used
     )
-    total = jax.tree.map(jnp.zeros_like, shapes)
-    joined = jax.tree.map(lambda o: jnp.zeros((micro_batches, *o.shape), o.dtype), output_shapes)
-    count = micro_batches if used is None else used
-    (grads, metrics), joined = jax.lax.fori_loop(0, count, accumulate, (total, joined))
-    return grads, metrics, jax.tree.map(_join_rows, joined)
-
-
-def _slice(leaf: jax.Array, number: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False)
-
-
-def _split_rows(leaf: jax.Array, parts: int) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...], row i to slice i % parts: every slice stays spread over
-    the devices that hold the rows (`micro_batch_rows`). Scalars are repeated."""
-    if leaf.ndim == 0:
-        return jnp.broadcast_to(leaf, (parts,))
-    return leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]).swapaxes(0, 1)
-
-
-def _join_rows(leaf: jax.Array) -> jax.Array:
-    """Undo `_split_rows`."""
-    return leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])
+    return grads, metrics, outputs

@@ -325,7 +325,9 @@ def prepare(config: RunConfig, name: str) -> Prepared:
     section = config.sections[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpo, "Sampler", FakeSampler)
-        patch.setattr(grpo, "_reference", lambda *_: lambda prompts, ids: jnp.zeros(ids.shape))
+        patch.setattr(
+            grpo, "_reference", lambda *_: lambda prompts, ids, used: jnp.zeros(ids.shape)
+        )
         return kinds.prepare(
             made,
             name,
@@ -395,7 +397,7 @@ def course(config: RunConfig, stage: str | None) -> Any:
         return parts[0], 1.0
 
     def prepare(made_up, name, stage, params, **more):
-        events.append(params)
+        events.append((params, more["reference"]))
         return made
 
     def score(self, params, examples):
@@ -579,6 +581,7 @@ TABLE: dict[str, Change] = {
     "stage.filter.tau": Change("0.6", rollout),
     "stage.filter.deviation": Change("population", rollout, given=(("grpo.filter.tau", "0.6"),)),
     "stage.filter.resample_rounds": Change("2", rollout, given=(("grpo.filter.tau", "0.6"),)),
+    "stage.reference": Change("initial", course, given=(("grpo.objective.beta", "0.1"),)),
     "stage.gate.source": Change("sampler", rollout),
     "stage.gate.rho": Change("0.5", rollout, given=(("grpo.gate.source", "sampler"),)),
     "stage.sampling.num_samples": Change("3", rollout),

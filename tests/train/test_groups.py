@@ -9,7 +9,7 @@ import pytest
 from jaxqa import sharding
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.train.groups import Groups, refill, to_front
-from jaxqa.train.step import micro_batch_rows
+from jaxqa.train.micro_batches import micro_batch_rows
 
 MESHES = [sharding.MeshConfig(), sharding.MeshConfig(data=2, fsdp=2, tensor=2)]
 

@@ -8,8 +8,9 @@ import pytest
 
 from jaxqa import sharding
 from jaxqa.metrics import states
+from jaxqa.train.micro_batches import micro_batch_rows
 from jaxqa.train.state import create_state
-from jaxqa.train.step import make_update, micro_batch_rows
+from jaxqa.train.step import make_update
 
 RATE = optax.constant_schedule(0.1)
 
