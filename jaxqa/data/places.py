@@ -102,15 +102,17 @@ class ImageFiles:
 
     def __init__(self, place: Place, *, extra: Path | None = None, own: bool = False):
         """Look below `place` and `extra`; `own` files may also lie at absolute paths."""
-        self._homes = [place.folder / images for images in place.layout.images]
-        self._homes += [] if extra is None else [extra]
+        self._homes = [
+            (place.folder, PurePosixPath(images).parts) for images in place.layout.images
+        ] + ([] if extra is None else [(extra, ())])
         self._own = own
         self._listings: dict[Path, dict[str, str]] = {}
 
     @property
     def homes(self) -> list[Path]:
         """The folders that images are looked for in: those that are there, else all."""
-        return [home for home in self._homes if home.is_dir()] or self._homes
+        homes = [folder.joinpath(*images) for folder, images in self._homes]
+        return [home for home in homes if home.is_dir()] or homes
 
     def find(self, row: LabelledImage) -> tuple[Path | None, ...]:
         """The path of each of a row's files; None where there is none.
@@ -127,8 +129,8 @@ class ImageFiles:
         if path.is_absolute() or (".." in path.parts and not self._own):
             raise UserError(f"image {file!r} lies outside the data set's folder; expected a name")
         for relative in dict.fromkeys((path.parts, path.parts[-1:])):
-            for home in self._homes:
-                found = self._below(home, relative)
+            for folder, images in self._homes:
+                found = self._below(folder, (*images, *relative))
                 if found is not None:
                     return found
         return None
