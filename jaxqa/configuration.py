@@ -110,8 +110,8 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, at: str) -> Any:
-    if value is None and type(None) in options:
-        return None
+    if type(value) in options:  # an int among float | int stays one
+        return value
     kinds = [option for option in options if option is not type(None)]
     kinds = [option for option in kinds if not _is_another(option, value)] or kinds
     for option in kinds[:-1]:

@@ -18,6 +18,7 @@ from jaxqa.reasoning.endpoint import EndpointExpert
 from jaxqa.reasoning.expert import Expert, ExpertConfig
 from jaxqa.reasoning.pipeline import Item, Role
 from jaxqa.reasoning.policy import PolicyExpert
+from jaxqa.reasoning.stand_in import StandIn
 from jaxqa.reasoning.writer import write_rationales
 from jaxqa.stages import progress
 from jaxqa.stages.sections import RationalesStage, SectionConfig, SftStage
@@ -174,6 +175,9 @@ def _expert(setup: Setup, name: str, stage: RationalesStage, params: Params, rol
             Path(config.cache) if config.cache else own,
             api_key=_api_key(setup, name, role, config),
         )
+    if config.stand_in:
+        items = {item.example.example_id: item for item in stage_items(setup, stage)}
+        return StandIn(items=items, seed=setup.config.seed)
     return PolicyExpert(
         model=setup.model,
         params=params,

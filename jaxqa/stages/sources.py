@@ -63,8 +63,8 @@ class DataSource:
     Attributes:
       dataset: name in the registry.
       root: its folder; None for the root of the whole `data` section.
-      split: named split of the registry; empty for the data set's own split file; "all" tests on
-        everything, where nothing is trained on.
+      split: named split of the registry; empty for the data set's own split file; "all" for
+        everything, either to train on or to test on.
       template: prompt, by name.
       system: replaces the prompt's system turn; an empty one leaves the chat template's own.
       question: replaces the prompt's question, see `PromptTemplate`.
@@ -89,8 +89,11 @@ class DataSource:
             raise ValueError(f"weight must be at least 0 and finite, got {self.weight}")
         if not self.weight and not self.evaluate:
             raise ValueError("weight 0 only tests, but evaluate is False: leave the source out")
-        if self.weight and self.split == "all":
-            raise ValueError('split "all" tests on what it trains on; set weight to 0 or a split')
+        if self.weight and self.evaluate and self.split == "all":
+            raise ValueError(
+                'split "all" tests on what it trains on; set weight to 0, evaluate to False or a '
+                "split"
+            )
 
     def part(self, name: str) -> str:
         """How the registry calls part `name` of the split."""

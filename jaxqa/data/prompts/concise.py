@@ -78,9 +78,15 @@ DESCRIPTION = PromptTemplate(
     question="Describe its quality.",
     answer="text",
 )
+AESTHETICS_DESCRIPTION = dataclasses.replace(
+    DESCRIPTION,
+    name="concise_aesthetics_description",
+    task="aesthetics",
+    question="Describe its beauty.",
+)
 
 TEMPLATES = (
     *(QUALITY, QUALITY_UNIT, QUALITY_PERCENT),
     *(AESTHETICS, AESTHETICS_UNIT, AESTHETICS_PERCENT),
-    *(ANSWER_ONLY, ALIGNMENT, DEGRADATION, COMPARISON, DESCRIPTION),
+    *(ANSWER_ONLY, ALIGNMENT, DEGRADATION, COMPARISON, DESCRIPTION, AESTHETICS_DESCRIPTION),
 )

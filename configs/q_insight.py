@@ -1,0 +1,135 @@
+"""Q-Insight: one model that rates, names the degradation and compares, by GRPO on three rewards.
+
+    python launchers/train.py --config=configs/q_insight.py --workdir=runs/q_insight
+    python launchers/train.py --config=configs/q_insight.py:demo --workdir=runs/q_insight_demo
+
+Li et al., Q-Insight: Understanding Image Quality via Visual Reinforcement Learning, 2025. Scores
+(KonIQ-10k) and degradations (KADIS) are learned together from Qwen2.5-VL-7B-Instruct; the
+comparison model (5,000 pairs) goes on from there:
+
+    --config.stages="('grpo', 'comparison')"
+
+`q_insight.py:3b` is the same at 3B (RACT paper, A.6).
+
+Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,qinsight_degradation} (and
+qinsight_comparison). Published: 8 x H20, about a day. To expect (RALI paper, table 2): KonIQ-10k
+PLCC / SRCC .933 / .916. Not run at this size by jaxqa yet.
+
+`:demo` has the same rewards and tasks on the demo's photographs; a warm-up and a fine-tuning on
+template sentences stand in for the pretrained model.
+"""
+
+import ml_collections
+
+from jaxqa.objectives.grpo import GrpoConfig
+from jaxqa.rewards.registry import RewardTerm
+from jaxqa.sampling.config import SamplingConfig
+from jaxqa.stages import recipes
+from jaxqa.stages.config import make_config
+from jaxqa.stages.sections import GrpoStage
+from jaxqa.stages.sources import DataSource, EvaluationConfig
+
+EPOCHS = 10  # RACT paper, section A.1; the released script agrees
+IMAGES_PER_STEP = 16  # 128 completions (paper) of groups of 8
+KONIQ_IMAGES = 7046  # train_koniq_7k.json
+COMPARISONS = 5000  # train_comparison.json
+
+
+def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
+    """Full size (`full`, the default, or `3b`), or on the demo's photographs (`demo`)."""
+    mode = recipes.choose(mode, "3b", "demo")
+    return _demo() if mode == "demo" else _full("3B" if mode == "3b" else "7B")
+
+
+def _full(size: str) -> ml_collections.ConfigDict:
+    sources = {
+        # gt_score_norm of the released labels: the lowest and highest of all MOS become 1 and 5.
+        "score": DataSource(
+            dataset="koniq10k", split="deqa", template="q_insight", scale="measured"
+        ),
+        # The published size of this set is not known; equal shares are a guess.
+        "degradation": DataSource(
+            dataset="qinsight_degradation",
+            split="all",
+            template="q_insight_degradation",
+            evaluate=False,
+        ),
+        "comparison": DataSource(
+            dataset="qinsight_comparison",
+            split="all",
+            template="q_insight_comparison",
+            evaluate=False,
+        ),
+    }
+    return make_config(
+        stages={"grpo": _grpo(EPOCHS * KONIQ_IMAGES // IMAGES_PER_STEP)},
+        spare={"comparison": _comparison(EPOCHS * COMPARISONS // IMAGES_PER_STEP)},
+        model=recipes.qwen(size),
+        data=recipes.full_data(sources),
+        evaluation=EvaluationConfig(batch_size=64, max_new_tokens=256),
+        mesh=recipes.EIGHT_GPUS,
+    )
+
+
+def _grpo(steps: int) -> GrpoStage:
+    return GrpoStage(
+        steps=steps,
+        batch_size=IMAGES_PER_STEP,
+        micro_batches=2,  # 8 GPUs, one image each, accumulated twice (released script)
+        sources=("score", "degradation"),
+        rewards={
+            "score": RewardTerm(name="threshold", tasks=("quality",), options={"tolerance": 0.35}),
+            "degradation": RewardTerm(  # alpha_1 and alpha_2 of the paper
+                name="degradation",
+                tasks=("degradation",),
+                options={"class_weight": 0.25, "severity_weight": 0.75},
+            ),
+            "format": RewardTerm(name="format", options={"layout": "json"}),
+        },
+        objective=GrpoConfig(beta=1e-3),  # paper and script; the clip range is the usual 0.2
+        sampling=recipes.rl_sampling(num_samples=8, max_new_tokens=256),
+        optimizer=recipes.rl_optimizer(end_fraction=1e-3),  # RACT paper, A.1: 1e-6 to 1e-9
+    )
+
+
+def _comparison(steps: int) -> GrpoStage:
+    return GrpoStage(
+        steps=steps,
+        batch_size=IMAGES_PER_STEP,
+        micro_batches=2,
+        evaluate=False,
+        sources=("comparison",),
+        rewards={
+            "choice": RewardTerm(name="comparison"),
+            "format": RewardTerm(name="format", options={"layout": "tags"}),
+        },
+        objective=GrpoConfig(beta=1e-3),
+        sampling=recipes.rl_sampling(num_samples=8, max_new_tokens=256),
+        optimizer=recipes.rl_optimizer(end_fraction=1e-3),
+    )
+
+
+def _demo() -> ml_collections.ConfigDict:
+    sources = {
+        "score": recipes.demo_source("quality", "concise"),
+        "degradation": recipes.demo_source("degradation", "concise_degradation"),
+        "comparison": recipes.demo_source("comparison", "concise_comparison"),
+    }
+    small = {
+        "batch_size": 16,
+        "save_every": 60,
+        "micro_batches": 1,
+        "sampling": SamplingConfig(num_samples=8, max_new_tokens=64),
+        "optimizer": recipes.demo_optimizer(1e-4),
+    }
+    return make_config(
+        stages={
+            "warmup": recipes.demo_warmup(),
+            "sft": recipes.demo_sft(400),
+            "grpo": recipes.shrink(_grpo(60), **small),
+            "comparison": recipes.shrink(_comparison(30), evaluate=True, **small),
+        },
+        model=recipes.demo_model(),
+        data=recipes.demo_data(sources, prompt_length=112, windows=3),
+        evaluation=recipes.DEMO_TESTS,
+    )

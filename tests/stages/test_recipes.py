@@ -1,0 +1,100 @@
+"""Every config of a published system: it is built at full size, and runs through on the demo."""
+
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jaxqa import configuration
+from jaxqa.data.prompts import get_template
+from jaxqa.data.registry import dataset_info
+from jaxqa.rewards.labels import TASKS
+from jaxqa.stages import run
+from jaxqa.stages.config import parse_config
+from jaxqa.stages.sections import GrpoStage, SftStage, WarmupStage
+from jaxqa.train.json_lines import read_json_lines
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+MODES = {
+    "q_insight": ("3b",),
+    "visualquality_r1": (),
+    "tatar": ("released",),
+    "aes_r1": ("10k", "binary"),
+    "omniquality_r": ("threshold",),
+    "ract": ("mixed", "mixed_ranking", "all_scores", "score_only", "no_reasoning"),
+}
+CASES = [(name, mode) for name, modes in MODES.items() for mode in ("full", *modes)]
+
+
+def load(name, mode):
+    return configuration.load_config_file(f"{CONFIGS / name}.py:{mode}")
+
+
+def test_every_system_has_its_config():
+    assert {path.stem for path in CONFIGS.glob("*.py")} - {"demo", "rali"} == set(MODES)
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_a_full_size_config_fits_together(name, mode):
+    config = parse_config(load(name, mode))
+    for source in config.data.sources.values():
+        assert get_template(source.template).task == dataset_info(source.dataset).task
+    for section in config.sections.values():
+        assert set(section.sources) <= set(config.data.sources)
+        if isinstance(section, GrpoStage):
+            asked = section.sources or tuple(config.data.sources)
+            tasks = {get_template(config.data.sources[name].template).task for name in asked}
+            rewarded = {task for term in section.rewards.values() for task in term.tasks or TASKS}
+            assert tasks <= rewarded
+            assert section.batch_size % (config.mesh.data * config.mesh.fsdp) == 0
+
+
+def test_unknown_modes_are_refused():
+    with pytest.raises(Exception, match="no mode 'large'; expected one of full, demo"):
+        load("visualquality_r1", "large")
+
+
+def shrunk(name):
+    """The demo of a system, every stage of it, in a few steps of a tiny model."""
+    config = load(name, "demo")
+    config.model.vision.update(depth=1, hidden_size=32, intermediate_size=32, num_heads=2)
+    config.model.vision.update(fullatt_block_indexes=(0,), out_hidden_size=32)
+    config.model.text.update(hidden_size=32, intermediate_size=32, num_hidden_layers=1)
+    config.model.text.update(num_attention_heads=2, num_key_value_heads=1, mrope_section=(2, 3, 3))
+    config.data.demo.update(crop_size=56, photograph_crops=7, auxiliary_crops=0)
+    config.data.demo.update(procedural_crops=8, validation_crops=1, test_crops=1)
+    config.data.demo.update(train_distortions=4, alignment_pictures=20, wallpapers=False)
+    config.evaluation.update(batch_size=8, limit=8, max_new_tokens=24)
+    for section in parse_config(config).sections:
+        stage = config[section]
+        stage.batch_size = 4
+        if "steps" in stage:
+            # So many that answers are in shape where rewards and filters should see some.
+            stage.update(steps=30 if stage.kind == "sft" else 2, save_every=30)
+        if "micro_batches" in stage:
+            stage.micro_batches = min(stage.micro_batches, 2)
+        if "sampling" in stage:
+            stage.sampling.max_new_tokens = min(stage.sampling.max_new_tokens, 48)
+        if stage.kind == "rationales":
+            stage.update(limit=8)
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODES))
+def test_the_demo_of_a_system_runs_through(name, tmp_path):
+    config = parse_config(shrunk(name))
+    summary = run.run(config, tmp_path / "run", Console(quiet=True))
+    assert tuple(stage["name"] for stage in summary["stages"]) == config.stages
+    lines = list(read_json_lines(tmp_path / "run" / "metrics.jsonl"))
+    for stage, section in config.sections.items():
+        logged = [line for line in lines if line["stage"] == stage]
+        if isinstance(section, WarmupStage | SftStage | GrpoStage):
+            assert [line["step"] for line in logged] == list(range(1, section.steps + 1))
+        assert all(math.isfinite(v) for line in logged for v in line.values() if v != stage)
+        if isinstance(section, GrpoStage):
+            assert {f"reward_{key}" for key in section.rewards} <= logged[0].keys()
+    assert (tmp_path / "run" / "export" / "config.json").exists()
+    assert (tmp_path / "run" / "report" / "index.html").exists()
