@@ -15,8 +15,8 @@ Ablations:
     table 2, rank only        --config.rapo.rewards.error.weight=0
     table 2, error only       --config.rapo.rewards.rank.weight=0
     table 2, binary           --config=configs/aes_r1.py:binary
-    table 3, SFT epochs       --config.sft.steps=0 is 0 epochs as --config.stages="('rapo',)";
-                              94 and 469 are 2 and 10
+    table 3, 2 or 10 epochs   --config.sft.steps=92 (or 460)
+    table 3, 0 epochs         --config.stages="('rapo',)"
     table 4, AVA alone        --config.rapo.sources="('ava',)"
 Figure 6 (entropy over SFT epochs and RL steps) is the metric `entropy` of every step.
 

@@ -80,6 +80,7 @@ def _full(*, threshold: bool) -> ml_collections.ConfigDict:
 
 
 SECOND_PHASE = {
+    "reference": "sft",  # one training in two phases: the KL penalty counts from where both began
     "filter": FilterConfig(tau=0.001),  # equation 2
     "gate": GateConfig(source="sampler", rho=0.2),  # equation 1; rho: see GateConfig
 }
