@@ -27,7 +27,8 @@ def known_scales(item: Item) -> list[tuple[float, float]]:
     unit, template = unit_score(item), item.source.template
     assert template.low is not None and template.high is not None  # `unit_score` saw to it
     width = template.high - template.low
-    return [(unit, 1.0), (template.low + unit * width, width), (10 * unit, 10.0), (100 * unit, 100)]
+    score = template.low + unit * width
+    return [(unit, 1.0), (score, width), (10 * unit, 10.0), (100 * unit, 100.0)]
 
 
 def five_level(unit: float) -> str:

@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from jaxqa.data import images
+from jaxqa.data.encoding import named_images
 from jaxqa.errors import UserError
 from jaxqa.reasoning import pipeline as pipelines
-from jaxqa.reasoning.expert import EXPERT_FAILED, Check, Expert
+from jaxqa.reasoning.expert import EXPERT_FAILED, NO_IMAGE, Check, Expert
 from jaxqa.reasoning.pipeline import Item, Outcome, Pipeline, Role
 from jaxqa.reasoning.rationale_file import record_of
 from jaxqa.sampling.config import SamplingConfig
@@ -57,8 +59,7 @@ def write_rationales(
     with JsonLines(path) as file:
         for batch in pipelines.take(left, pipeline, size=size, kept=kept):
             check()
-            talks = [pipeline.write(item, sampling) for item in batch]
-            outcomes = pipelines.converse(talks, experts, check)
+            outcomes = _outcomes(batch, pipeline, experts, sampling, check)
             records = [
                 record_of(item, _learnable(item, outcome, refuse), group=pipeline.group(item))
                 for item, outcome in zip(batch, outcomes, strict=True)
@@ -73,6 +74,34 @@ def write_rationales(
             f"{path}: none of {count} images was kept ({_listed(reasons)}); the file says what "
             "was answered; change the expert or the filters, and delete it to ask again"
         )
+
+
+def _outcomes(
+    batch: Sequence[Item],
+    pipeline: Pipeline,
+    experts: Mapping[Role, Expert],
+    sampling: SamplingConfig,
+    check: Check,
+) -> list[Outcome]:
+    """Ask about every image that can be read."""
+    problems = [_unreadable(item) for item in batch]
+    readable = [item for item, problem in zip(batch, problems, strict=True) if problem is None]
+    talks = [pipeline.write(item, sampling) for item in readable]
+    found = iter(pipelines.converse(talks, experts, check))
+    return [
+        next(found) if problem is None else Outcome(reason=NO_IMAGE, detail=problem)
+        for problem in problems
+    ]
+
+
+def _unreadable(item: Item) -> str | None:
+    """What is wrong with an image, by its header; None if nothing is."""
+    try:
+        for name, image in named_images(item.example):
+            images.read_size(image, name=name)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _learnable(item: Item, outcome: Outcome, refuse: Refuse) -> Outcome:
