@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -157,6 +158,7 @@ class _Part:
         if self._folder.exists():
             self._check_same(fingerprint)
             return
+        _sweep(self._folder)
         with atomic_directory(self._folder) as temporary:
             lines: list[str] = []
             left_out: list[tuple[str, str]] = []
@@ -207,6 +209,24 @@ class _Part:
                 f"{self._source.folder}: none of {len(self._rows)} images can be read, first "
                 f"{': '.join(left_out[0])}"
             )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left beside a part (see `atomic_directory`)."""
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
 
 
 def _encoded(row: LabelledImage, source: ImageSource | None) -> bytes:

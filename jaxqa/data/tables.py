@@ -104,7 +104,7 @@ def _header(
         raise UserError(
             f"{path}: missing columns {', '.join(missing)}; "
             f"found {', '.join(found) or 'no header'}, expected {', '.join(columns)}"
-            + _delimiter_hint(found, delimiter)
+            + delimiter_hint(found, delimiter)
         )
     doubled = sorted({name for name in names if names.count(name) > 1 and name})
     if doubled:
@@ -112,7 +112,7 @@ def _header(
     return names
 
 
-def _delimiter_hint(found: Sequence[str], delimiter: str) -> str:
+def delimiter_hint(found: Sequence[str], delimiter: str) -> str:
     """What to say of a header that is one cell because another delimiter parts it."""
     others = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
     text = delimiter.join(found)

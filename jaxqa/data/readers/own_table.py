@@ -142,6 +142,7 @@ def _read_pyiqa(path: Path, layout: Layout, header: list[str], delimiter: str) -
         raise UserError(
             f"{path}: missing columns image, score; found {', '.join(header)}; expected those "
             "(separated by commas), or a meta file of pyiqa: image, label, ..."
+            + tables.delimiter_hint(header, delimiter)
         )
     columns = dataclasses.replace(layout.columns, name_depth=0)
     options = {"full_reference": not numbers[1]}

@@ -1,0 +1,91 @@
+"""Where data sets are looked for: folders one level off, two at once, names that lead astray."""
+
+import pytest
+from layout_files import write_csv, write_images, write_json
+
+from jaxqa.data import registry
+from jaxqa.errors import UserError
+
+
+def _tad(home):
+    write_csv(home / "merge" / "train.csv", ["image", "score"], [["a.jpg", 5]])
+    write_csv(home / "merge" / "test.csv", ["image", "score"], [["b.jpg", 6]])
+    write_images(home / "TAD66K", ["a.jpg", "b.jpg"])
+
+
+@pytest.mark.parametrize("folder", ["tad66k", "TAD66K", "."])
+def test_folder_by_name_or_as_root(tmp_path, folder):
+    _tad(tmp_path / folder)
+    assert len(registry.read_dataset("tad66k", tmp_path, "all")) == 2
+
+
+def test_folder_too_deep_or_too_shallow_is_said(tmp_path):
+    _tad(tmp_path / "downloads" / "tad")
+    home = tmp_path / "downloads" / "tad"
+    with pytest.raises(UserError, match=rf"it lies deeper, in {home}: give that folder"):
+        registry.read_dataset("tad66k", tmp_path, "all")
+    with pytest.raises(UserError, match=rf"it lies higher, in {home}: give that folder"):
+        registry.read_dataset("tad66k", home / "TAD66K", "all")
+    with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/none"):
+        registry.read_dataset("tad66k", tmp_path / "none", "all")
+
+
+def test_nothing_there_names_what_was_looked_for(tmp_path):
+    with pytest.raises(
+        UserError,
+        match=r"found none of its label files in .*/tad66k, .*/TAD66K, .*looked for "
+        r"dataset/merge/train\.csv \(official\).*another data root \(https://github",
+    ):
+        registry.read_dataset("tad66k", tmp_path, "all")
+
+
+def test_two_data_sets_with_one_name(tmp_path):
+    _tad(tmp_path / "tad66k")
+    _tad(tmp_path / "TAD66K")
+    with pytest.raises(UserError, match=r"two data sets with one name: .*tad66k and .*TAD66K"):
+        registry.read_dataset("tad66k", tmp_path, "all")
+
+
+def test_a_link_is_no_second_data_set(tmp_path):
+    _tad(tmp_path / "TAD66K")
+    (tmp_path / "tad66k").symlink_to(tmp_path / "TAD66K")
+    assert len(registry.read_dataset("tad66k", tmp_path, "all")) == 2
+
+
+def test_registry_names_are_unique():
+    families = [info.name for family in registry._FAMILIES for info in family.INFOS]
+    assert len(families) == len(set(families)) == len(registry.DATASETS)
+
+
+@pytest.mark.parametrize("name", ["../b.jpg", "/etc/passwd", "x/../../b.jpg"])
+def test_names_do_not_lead_out_of_the_folder(tmp_path, name):
+    home = tmp_path / "TAD66K"
+    _tad(home)
+    write_images(tmp_path, ["b.jpg"])
+    write_csv(home / "merge" / "test.csv", ["image", "score"], [[name, 6]])
+    with pytest.raises(UserError, match="lies outside the data set's folder"):
+        registry.read_dataset("tad66k", tmp_path, "all")
+
+
+def test_empty_split_and_duplicated_names(tmp_path):
+    _tad(tmp_path)
+    with pytest.raises(UserError, match="tad66k has no images in split 'validation'"):
+        registry.read_dataset("tad66k", tmp_path, "validation")
+    write_csv(tmp_path / "merge" / "test.csv", ["image", "score"], [["a.jpg", 6]])
+    with pytest.raises(
+        UserError, match=r"test\.csv, line 2: a\.jpg is listed twice, first in .*tr"
+    ):
+        registry.read_dataset("tad66k", tmp_path, "all")
+
+
+def test_first_layout_found_is_read(tmp_path):
+    _tad(tmp_path)
+    write_json(tmp_path / "IAA" / "TAD66K.json", [{"image": "a.jpg", "gt_score": 1.5}])
+    assert len(registry.read_dataset("tad66k", tmp_path, "all")) == 2
+
+
+def test_image_folders_of_another_case(tmp_path):
+    _tad(tmp_path)
+    (tmp_path / "TAD66K").rename(tmp_path / "tad66K_")
+    (tmp_path / "tad66K_").rename(tmp_path / "Images")
+    assert len(registry.read_dataset("tad66k", tmp_path, "all")) == 2
