@@ -46,9 +46,10 @@ SFT_BATCH = 64  # a guess
 
 
 def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
-    """Full size (`full`, the default; `threshold` reward, table 6), or `demo`."""
-    mode = recipes.choose(mode, "threshold", "demo")
-    return _demo() if mode == "demo" else _full(threshold=mode == "threshold")
+    """Full size (`full`, the default; `threshold` reward, table 6), or `demo` (likewise)."""
+    mode = recipes.choose(mode, "threshold", "demo", "demo_threshold")
+    make = _demo if mode.startswith("demo") else _full
+    return make(threshold=mode.endswith("threshold"))
 
 
 def _full(*, threshold: bool) -> ml_collections.ConfigDict:
@@ -121,14 +122,14 @@ def _grpo(steps: int, *, threshold: bool) -> GrpoStage:
     )
 
 
-def _demo() -> ml_collections.ConfigDict:
+def _demo(*, threshold: bool) -> ml_collections.ConfigDict:
     sources = {
         "technical": recipes.demo_source("quality", "concise"),
         "aesthetic": recipes.demo_source("aesthetics", "concise_aesthetics"),
         "alignment": recipes.demo_source("alignment", "concise_alignment", weight=0.5),
     }
     grpo = recipes.shrink(
-        _grpo(40, threshold=False),
+        _grpo(40, threshold=threshold),
         batch_size=16,
         save_every=20,
         micro_batches=4,
