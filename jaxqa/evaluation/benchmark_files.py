@@ -132,6 +132,11 @@ Mark = Callable[[str, int | None], str]
 Table = tuple[list[str], list[list[str]]]
 
 
+def plain_table(benchmark: Benchmark, protocol: str) -> Table:
+    """Heading and rows for a terminal: models down, data sets and averages across."""
+    return _wide(benchmark, protocol, lambda text, rank: f"{text}*" if rank == 1 else text)
+
+
 def _wide(
     benchmark: Benchmark, protocol: str, mark: Mark, *, escape: Callable[[str], str] = str
 ) -> Table:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +130,21 @@ def read_predictions(path: Path) -> list[Prediction]:
     Raises:
       UserError: a line lacks a field or holds one of a wrong kind.
     """
+    lines = enumerate(read_json_lines(path), start=1)
+    return [parse_prediction(line, f"{path}, line {number}") for number, line in lines]
+
+
+def parse_prediction(line: Mapping[str, Any], place: str) -> Prediction:
+    """The prediction in one line of a file, fields of other versions left out.
+
+    Raises:
+      UserError: it lacks a field or holds one of a wrong kind; begins with `place`.
+    """
     fields = {field.name for field in dataclasses.fields(Prediction)}
-    predictions = []
-    for number, line in enumerate(read_json_lines(path), start=1):
-        try:
-            known = {name: value for name, value in line.items() if name in fields}
-            predictions.append(Prediction(**known))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}, line {number}: {error}; evaluate the stage again") from error
-    return predictions
+    try:
+        return Prediction(**{name: value for name, value in line.items() if name in fields})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{place}: {error}; evaluate the stage again") from error
 
 
 def _value(metric: Any, scores: np.ndarray, labels: np.ndarray) -> float | None:

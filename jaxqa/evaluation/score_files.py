@@ -17,24 +17,24 @@ SCORE_COLUMNS = ("score", "pred", "prediction", "pred_score", "quality")
 _ABSENT = object()
 
 
-def read_scores(path: Path) -> dict[str, float]:
-    """Image path as the file writes it -> score; rows without a number are left out.
+def read_scores(paths: Sequence[Path]) -> dict[str, float]:
+    """Image path as the files write it -> score; rows without a number are left out.
 
     Raises:
       UserError: no such file, no usable columns, one image with two different scores, or no score.
     """
     scores: dict[str, float] = {}
-    for number, (name, value) in enumerate(_rows(path), start=1):
-        score = _number(value)
-        if score is None:
-            continue
-        if scores.setdefault(name, score) != score:
-            raise UserError(
-                f"{path}, row {number}: {name} has the scores {scores[name]:g} and {score:g}; "
-                "expected one row for each image"
-            )
-    if not scores:
-        raise UserError(f"{path}: no row holds a score; expected columns path and score")
+    for path in paths:
+        before = len(scores)
+        for number, (name, value) in enumerate(_rows(path), start=1):
+            score = _number(value)
+            if score is not None and scores.setdefault(name, score) != score:
+                raise UserError(
+                    f"{path}, row {number}: {name} has the scores {scores[name]:g} and {score:g}; "
+                    "expected one row for each image"
+                )
+        if len(scores) == before:
+            raise UserError(f"{path}: no row holds a new score; expected columns path and score")
     return scores
 
 
@@ -43,7 +43,7 @@ def match_scores(
     examples: Sequence[Example],
     info: DatasetInfo,
     *,
-    source: Path,
+    source: str,
     higher_is_better: bool = True,
 ) -> list[Prediction]:
     """A prediction for each example; an image that the file lacks is a failure, and is counted.
@@ -69,7 +69,7 @@ def match_scores(
                 label=float(example.score or 0.0),
                 score=None if score is None else sign * score,
                 text="",
-                error=None if score is not None else f"{source.name} has no score for it",
+                error=None if score is not None else f"{source} has no score for it",
                 answer=score,
             )
         )

@@ -28,65 +28,39 @@ class Suite:
         return tuple(name for group in self.groups.values() for name in group)
 
 
+_DEQA_TESTS = ("koniq10k:deqa", "spaq:deqa", "kadid10k:tatar", "pipal:deqa")
+
 _SUITES = (
     Suite(
         name="tatar",
         groups={
-            "quality": (
-                "koniq10k:official/test",
-                "spaq:qalign/test",
-                "kadid10k:tatar/test",
-                "pipal:tatar/test",
-            ),
-            "aesthetics": (
-                "artimuse10k:official/test",
-                "ava:official/test",
-                "tad66k:official/test",
-                "flickr_aes:official/test",
-            ),
+            "quality": ("koniq10k:tatar", "spaq:tatar", "kadid10k:tatar", "pipal:tatar"),
+            "aesthetics": ("artimuse10k:test", "ava:tatar", "tad66k:test", "flickr_aes:tatar"),
         },
         protocol="tatar",
         source="TATAR's repository, benchmark/VR: eight lists of images and labels",
     ),
     Suite(
         name="rali",
-        groups={
-            "all": (
-                "koniq10k:deqa/test",
-                "spaq:deqa/test",
-                "kadid10k:deqa/test",
-                "pipal:deqa/test",
-                "live_challenge:all",
-                "agiqa3k:all",
-                "csiq:all",
-            )
-        },
+        groups={"all": (*_DEQA_TESTS, "livec:deqa", "agiqa3k:deqa", "csiq:deqa")},
         protocol="raw",
-        source="RALI and RACT, table 2: Q-Insight's tests, which use DeQA-Score's lists",
+        source="RALI and RACT, table 2: Q-Insight's tests, which are DeQA-Score's; KADID-10k's "
+        "list is taken to be TATAR's",
     ),
     Suite(
         name="ract",
         groups={
-            "in-domain": (
-                "koniq10k:deqa/test",
-                "spaq:deqa/test",
-                "kadid10k:deqa/test",
-                "pipal:deqa/test",
-            ),
-            "out-of-domain": ("live_challenge:all", "agiqa3k:all", "csiq:all", "tid2013:all"),
+            "in-domain": _DEQA_TESTS,
+            "out-of-domain": ("livec:deqa", "agiqa3k:deqa", "csiq:deqa", "tid2013:deqa"),
         },
         protocol="raw",
-        source="RALI and RACT, table 3",
+        source="RALI and RACT, table 3; KADID-10k's list is taken to be TATAR's",
     ),
     Suite(
         name="aes_r1",
         groups={
-            "in-domain": (
-                "tad66k:official/test",
-                "ava:official/test",
-                "flickr_aes:aes_r1/test",
-            ),
-            "out-of-domain": ("para:official/test", "aadb:aes_r1/test"),
+            "in-domain": ("tad66k:test", "ava:official", "flickr_aes:aes_r1"),
+            "out-of-domain": ("para:test", "aadb:aes_r1"),
         },
         protocol="raw",
         source="Aes-R1, table 1 and section C: official tests of TAD66K, AVA and PARA; 9:1 at "
@@ -96,19 +70,13 @@ _SUITES = (
         name="omniquality_r",
         groups={
             "quality": (
-                "koniq10k:official/test",
-                "spaq:all",
-                "live_challenge:all",
-                "kadid10k:all",
-                "pipal:all",
-                "agiqa3k:all",
+                *("koniq10k:test", "spaq:all", "livec:whole"),
+                *("kadid10k:all", "pipal:all", "agiqa3k:whole"),
             ),
-            "aesthetics": ("ava:official/test", "tad66k:official/test"),
+            "aesthetics": ("ava:official", "tad66k:test"),
             "alignment": (
-                "evalmuse40k:test",
-                "evalmi50k:test",
-                "genai_bench:all",
-                "t2i_compbench:all",
+                *("evalmuse40k:test", "evalmi50k:test"),
+                *("genai_bench_1600:whole", "t2i_compbench:all"),
             ),
         },
         protocol="raw",

@@ -231,8 +231,9 @@ def _wanted_log_probs(
 
     def block(rows: Array) -> Array:
         logits = jnp.einsum("bgd,vd->bgv", rows, head, preferred_element_type=jnp.float32)
-        total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        return jnp.take(logits, wanted, axis=-1) - total
+        shifted = logits - logits.max(-1, keepdims=True)
+        total = jnp.log(jnp.exp(shifted).sum(-1, keepdims=True))
+        return jnp.take(shifted, wanted, axis=-1) - total
 
     found = jnp.moveaxis(jax.lax.map(block, blocks), 0, 1)
     return found.reshape(batch, -1, wanted.shape[0])[:, :nodes]

@@ -1,6 +1,7 @@
 """From labelled or unlabelled images to rationale and score, in fixed blocks."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +113,9 @@ class Scorer:
                     if error is not None:
                         yield ScoredAnswer(example=example, text="", score=None, error=error)
                         continue
-                    answer = self._answer(example, written[row], distributions[row])
+                    texts = [self.encoder.tokenizer.decode(tokens) for tokens in written[row]]
+                    expected = distributions[row] if self.decoding.mode == "expected" else None
+                    answer = judge(example, texts, expected)
                     yield dataclasses.replace(answer, log_prob=float(log_probs[row, 0].sum()))
         finally:
             loader.close()
@@ -135,31 +138,6 @@ class Scorer:
             config=LoaderConfig(
                 batch_size=self.batch_size, num_workers=self.num_workers, on_bad_image="mask"
             ),
-        )
-
-    def _answer(
-        self,
-        example: Example,
-        written: Sequence[Tokens],
-        distributions: Sequence[ScoreDistribution | None],
-    ) -> ScoredAnswer:
-        """What the completions of one image come to; those without a number are left out."""
-        texts = [self.encoder.tokenizer.decode(ids) for ids in written]
-        parsed = [parse_answer(text) for text in texts]
-        samples: tuple[float | None, ...] = tuple(answer.score for answer in parsed)
-        whole = None
-        if self.decoding.mode == "expected":
-            samples = tuple(d.mean if d else None for d in distributions)
-            whole = _mixture([d for d in distributions if d])
-        known = [sample for sample in samples if sample is not None]
-        return ScoredAnswer(
-            example=example,
-            text=texts[0],
-            score=sum(known) / len(known) if known else None,
-            error=None if known else _reason(parsed),
-            parsed=parsed[0],
-            samples=samples if len(samples) > 1 else (),
-            distribution=whole,
         )
 
     def _distributions(
@@ -203,6 +181,34 @@ class Scorer:
             stop_token_ids=tokenizer.stop_token_ids,
             pad_token_id=tokenizer.pad_token_id,
         )
+
+
+def judge(
+    example: Example,
+    texts: Sequence[str],
+    distributions: Sequence[ScoreDistribution | None] | None = None,
+) -> ScoredAnswer:
+    """What the completions about one image come to; those without a number are left out.
+
+    Args:
+      distributions: after each completion's rationale, in expected mode.
+    """
+    parsed = [parse_answer(text) for text in texts]
+    samples: tuple[float | None, ...] = tuple(answer.score for answer in parsed)
+    whole = None
+    if distributions is not None:
+        samples = tuple(d.mean if d else None for d in distributions)
+        whole = _mixture([d for d in distributions if d])
+    known = [sample for sample in samples if sample is not None]
+    return ScoredAnswer(
+        example=example,
+        text=texts[0],
+        score=math.fsum(known) / len(known) if known else None,
+        error=None if known else _reason(parsed),
+        parsed=parsed[0],
+        samples=samples if len(samples) > 1 else (),
+        distribution=whole,
+    )
 
 
 def _reason(parsed: Sequence[ParsedAnswer]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import curve_fit
 
+from jaxqa.data import registry
 from jaxqa.errors import UserError
 from jaxqa.evaluation import protocols, suites, tatar_quirks
 from jaxqa.evaluation.protocols import PROTOCOLS, Scores
@@ -171,6 +172,9 @@ def test_names():
         suites.get_suite("x")
     for suite in suites.SUITES.values():
         assert suite.protocol in PROTOCOLS
+        for name, split in map(registry.parse_selection, suite.datasets):
+            info = registry.dataset_info(name)
+            assert split in ("all", "test", *info.splits), f"{suite.name}: {name}:{split}"
         assert len(set(suite.datasets)) == len(suite.datasets)
     assert [len(suites.SUITES[name].datasets) for name in ("tatar", "rali", "ract")] == [8, 7, 8]
     assert [len(suites.SUITES[name].datasets) for name in ("aes_r1", "omniquality_r")] == [5, 12]

@@ -1,0 +1,137 @@
+"""The flags of `evaluate`."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from jaxqa.data.prompts import TEMPLATES
+from jaxqa.evaluation.protocols import PROTOCOLS
+from jaxqa.evaluation.suites import SUITES
+from jaxqa.scoring.decoding import Mode
+
+_SEVERAL = {"nargs": "+", "action": "extend", "default": []}
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """What `evaluate` understands."""
+    flags = argparse.ArgumentParser("evaluate", description=description, allow_abbrev=False)
+    _what(flags.add_argument_group("what is compared"))
+    _how(flags.add_argument_group("how scores are read from models"))
+    _figures(flags.add_argument_group("figures and files"))
+    return flags
+
+
+def _what(flags: argparse._ArgumentGroup) -> None:
+    flags.add_argument(
+        "--model",
+        metavar="[NAME=]PATH",
+        help="model directory (Hugging Face or jaxqa), or openai:URL#MODEL for an endpoint",
+        **_SEVERAL,
+    )
+    flags.add_argument(
+        "--scores",
+        metavar="NAME:FILE",
+        help="scores of another tool: CSV or JSON lines with path and score",
+        **_SEVERAL,
+    )
+    flags.add_argument(
+        "--lower_is_better",
+        metavar="NAME",
+        help="tools of --scores whose low scores mean good images, such as NIQE",
+        **_SEVERAL,
+    )
+    flags.add_argument(
+        "--dataset",
+        metavar="NAME[:SPLIT]",
+        help="data set, and a split, its part or all: koniq10k:deqa, kadid10k:tatar/test, spaq:all",
+        **_SEVERAL,
+    )
+    flags.add_argument(
+        "--suite", help=f"a paper's data sets: {', '.join(SUITES)}", choices=SUITES, **_SEVERAL
+    )
+    flags.add_argument(
+        "--data_root", required=True, type=Path, metavar="DIR", help="folder of the data sets"
+    )
+    flags.add_argument(
+        "--limit", type=int, default=0, help="first so many images of each data set; 0 for all"
+    )
+
+
+def _how(flags: argparse._ArgumentGroup) -> None:
+    flags.add_argument(
+        "--prompt",
+        metavar="[TASK=]NAME",
+        help=f"prompt, or one for each task; known are {', '.join(TEMPLATES)} (default q_insight)",
+        **_SEVERAL,
+    )
+    flags.add_argument(
+        "--decoding",
+        choices=get_args(Mode),
+        default="greedy",
+        help="greedy answer; mean of sampled answers; or expected score, exact over all numbers "
+        "with two decimals after the rationale (default greedy)",
+    )
+    flags.add_argument("--samples", type=int, default=1, help="answers per image (default 1)")
+    flags.add_argument(
+        "--temperature", type=float, help="of sampled answers; 0 is greedy (1 for mean, else 0)"
+    )
+    flags.add_argument("--top_p", type=float, default=1.0, help="of sampled answers (default 1)")
+    flags.add_argument("--seed", type=int, default=0, help="names the random draws (default 0)")
+    flags.add_argument(
+        "--max_new_tokens", type=int, default=512, help="longest answer (default 512)"
+    )
+    flags.add_argument("--max_pixels", type=int, help="reduce larger images (default: the model's)")
+    flags.add_argument(
+        "--scale",
+        choices=("label", "measured"),
+        default="label",
+        help="what the prompt's range stands for: the range that labels can have, or that of the "
+        "published labels; changes RMSE and MAE only (default label)",
+    )
+    flags.add_argument("--batch_size", type=int, default=16, help="rows of a block (default 16)")
+    flags.add_argument(
+        "--workers", type=int, default=2, help="image decoding processes; 0 for none"
+    )
+    flags.add_argument(
+        "--api_key_env",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable with the key of endpoints (default OPENAI_API_KEY)",
+    )
+    flags.add_argument("--fsdp", type=int, default=1, help="devices that share each parameter")
+    flags.add_argument("--tensor", type=int, default=1, help="devices that share each layer's work")
+    flags.add_argument(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help="answer only every N-th image from number I on; one process of N, on any machine that "
+        "sees the same --answers; when all are done, run without --shard for the table",
+    )
+
+
+def _figures(flags: argparse._ArgumentGroup) -> None:
+    flags.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="presets, one table each (default: the suite's, or raw)",
+        **_SEVERAL,
+    )
+    flags.add_argument(
+        "--resamples", type=int, default=1000, help="of the bootstrap; 0 for none (default 1000)"
+    )
+    flags.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        type=Path,
+        help="table to write; the suffix says how: .md, .tex, .csv or .json",
+    )
+    flags.add_argument(
+        "--answers",
+        type=Path,
+        metavar="DIR",
+        help="where every answer is kept, so that a killed evaluation goes on (default: beside the "
+        "first output, with the suffix .answers)",
+    )
