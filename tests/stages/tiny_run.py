@@ -15,6 +15,8 @@ from PIL import Image
 from jaxqa.data.batching import Buckets
 from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
+from jaxqa.objectives.advantages import FilterConfig
+from jaxqa.objectives.entropy_gate import GateConfig
 from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
@@ -54,6 +56,24 @@ def get_config(root: str | None) -> ml_collections.ConfigDict:
             ),
             "control": SftStage(
                 steps=4, batch_size=2, rationales=("own",), evaluate=False, start_from="sft"
+            ),
+            "grpo_phase2": GrpoStage(
+                steps=4,
+                batch_size=4,
+                save_every=1,
+                micro_batches=2,
+                rewards={
+                    "gaussian": RewardTerm(name="gaussian", options={"sigma": 0.5}),
+                    "words": RewardTerm(
+                        name="thinking_cost", options={"words_free": 0, "words_max": 20}
+                    ),
+                },
+                objective=GrpoConfig(beta=0.04, aggregation="token_mean"),
+                filter=FilterConfig(tau=0.001, resample_rounds=1),
+                gate=GateConfig(source="sampler"),
+                reference="sft",
+                sampling=SamplingConfig(num_samples=3, max_new_tokens=16),
+                optimizer=OptimizerConfig(learning_rate=1e-3),
             ),
         },
         model=_model(),
