@@ -98,6 +98,9 @@ def _how(flags: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="environment variable with the key of endpoints (default OPENAI_API_KEY)",
     )
+    flags.add_argument(
+        "--retries", type=int, default=5, help="of a request that an endpoint failed (default 5)"
+    )
     flags.add_argument("--fsdp", type=int, default=1, help="devices that share each parameter")
     flags.add_argument("--tensor", type=int, default=1, help="devices that share each layer's work")
     flags.add_argument(

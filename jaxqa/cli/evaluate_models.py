@@ -155,7 +155,9 @@ def make_model(
             "--decoding=greedy or --decoding=mean for it"
         )
     try:
-        config = ExpertConfig(endpoint=url, model=name, max_pixels=flags.max_pixels or 0)
+        config = ExpertConfig(
+            endpoint=url, model=name, max_pixels=flags.max_pixels or 0, retries=flags.retries
+        )
     except ValueError as error:
         raise UserError(f"--model={text}: {error}; expected openai:URL#MODEL") from error
     return EndpointModel(config, decoding, flags, cache)

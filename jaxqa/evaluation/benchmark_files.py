@@ -46,7 +46,7 @@ def to_markdown(benchmark: Benchmark, notes: Sequence[str] = ()) -> str:
     for protocol in benchmark.settings.protocols:
         lines += [f"## Protocol `{protocol.name}`", "", f"{protocol.summary}.", ""]
         lines += [
-            "PLCC / SRCC, in brackets scored images, and `+ failed` where some have no score. "
+            "PLCC / SRCC, in brackets the images that are scored + those without a score. "
             "**Best**, <u>second</u>.",
             "",
         ]
@@ -69,7 +69,7 @@ def to_latex(benchmark: Benchmark, notes: Sequence[str] = ()) -> str:
         header, rows = _wide(benchmark, protocol.name, _latex_mark, escape=_escape)
         caption = (
             f"PLCC / SRCC under the protocol \\texttt{{{_escape(protocol.name)}}} "
-            f"({_escape(protocol.summary)}); in brackets scored and failed images. "
+            f"({_escape(protocol.summary)}); in brackets scored + failed images. "
             "Best in bold, second underlined."
         )
         blocks += [
@@ -155,8 +155,7 @@ def _cell(result: Result | None, mark: Mark) -> str:
     if result is None or not result.scored + result.failed:
         return MISSING
     pair = (mark(_text(result.figures[m]), result.marks.get(m)) for m in ("plcc", "srcc"))
-    failed = f" + {result.failed}" if result.failed else ""
-    return f"{' / '.join(pair)} ({result.scored}{failed})"
+    return f"{' / '.join(pair)} ({result.scored} + {result.failed})"
 
 
 def _long(benchmark: Benchmark, protocol: str, mark: Mark) -> Table:

@@ -1,6 +1,7 @@
-"""Let the tests of this folder import `tiny_model`, whatever pytest's import mode."""
+"""Let the tests of this folder import what other folders' tests share."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scoring"))
+for folder in ("scoring", "reasoning"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
