@@ -51,9 +51,16 @@ def to_dict(value: Any) -> Any:
 
 
 def to_config_dict(sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """ConfigDict of named dataclasses and leaves, locked against unknown keys."""
-    config = ml_collections.ConfigDict(to_dict(sections), convert_dict=True)
-    return config.lock()
+    """ConfigDict of named dataclasses and leaves, locked against unknown keys, in their order."""
+    return _in_order(to_dict(sections)).lock()
+
+
+def _in_order(value: Any) -> Any:
+    """Mappings as ConfigDicts that keep their order, which a ConfigDict would sort away."""
+    if not isinstance(value, Mapping):
+        return value
+    items = {key: _in_order(item) for key, item in value.items()}
+    return ml_collections.ConfigDict(items, sort_keys=False)
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], *, at: str) -> T:

@@ -100,7 +100,7 @@ def content(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.stepz=3", "config has no key 'stepz'; valid keys: data, evaluation, grpo"),
+        ("--config.stepz=3", "config has no key 'stepz'; valid keys: control, data, evalu"),
         ("--config.sft.stepz=3", "config.sft has no key 'stepz'; valid keys: batch_size,"),
         ("--config.sft=3", "is a section; set one of batch_size,"),
         ("--config.sft.steps=many", "got 'many'; expected an integer, such as"),
@@ -120,7 +120,7 @@ def content(directory: Path) -> dict[str, bytes]:
         ("--config.model.vision.num_heads=3", "hidden_size is 32; it must be a multiple"),
         ("--config.grpo.rewards.gaussian.options.sigma=-1.0", "sigma is -1.0, expected a finite"),
         ("--config.grpo.sampling.num_samples=1", "a group needs at least 2 answers"),
-        ("--config.stages=('warmup','stf')", "no section 'stf'; valid names: grpo, sft, warmup"),
+        ("--config.stages=('warmup','stf')", "no section 'stf'; valid names: warmup, sft, grpo"),
         ("--config.stages=()", "name each stage once, at least one"),
         ("--config.seed=-1", "config.seed: got -1; expected 0 to 2147483647"),
         ("--confg.seed=1", "unknown argument '--confg.seed=1'; expected --config, --workdir or"),
