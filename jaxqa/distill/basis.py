@@ -9,6 +9,7 @@ answers, which is why the range is a matter of the output mapping, not of the sc
 
 import dataclasses
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -80,6 +81,13 @@ class OutputMapping:
     slope: float = 1.0
     intercept: float = 0.0
     clip: bool = True
+
+    def __post_init__(self):
+        ScoreRange(low=self.low, high=self.high)
+        if not (math.isfinite(self.slope) and math.isfinite(self.intercept)):
+            raise ValueError(
+                f"slope={self.slope}, intercept={self.intercept}: expected finite numbers"
+            )
 
     def __call__(self, sums: Float[Array, "..."]) -> Float[Array, "..."]:
         """Map weighted sums to answers."""

@@ -78,3 +78,33 @@ def make_triplets(count, seed=0, rationales=2):
             )
         )
     return triplets
+
+
+def make_artifact(config=CLIP, seed=0, dimensions=6, vectors=9, clip=False):
+    """A random encoder and a random basis that fits it."""
+    from jaxqa.distill.artifact import Artifact
+    from jaxqa.distill.basis import OutputMapping, ScoreBasis
+    from jaxqa.models.clip.model import Clip
+
+    rng = np.random.default_rng(seed)
+    encoder = jax.tree.map(
+        lambda leaf: (0.4 * rng.standard_normal(leaf.shape)).astype(np.float32),
+        Clip(config=config.image_only()).abstract_params(),
+    )
+    width = config.projection_dim
+    params = {
+        "mean": 0.1 * rng.standard_normal(width),
+        "components": np.linalg.qr(rng.standard_normal((width, dimensions)))[0],
+        "vectors": rng.standard_normal((vectors, dimensions)),
+        "scores": rng.uniform(-20, 26, vectors),
+    }
+    return Artifact(
+        config=config.image_only(),
+        encoder=encoder,
+        basis=ScoreBasis(
+            params={name: leaf.astype(np.float32) for name, leaf in params.items()},
+            temperature=0.7,
+            mapping=OutputMapping(low=1.0, high=5.0, slope=0.9, intercept=0.2, clip=clip),
+        ),
+        provenance={"teacher": "a test", "images": 3},
+    )
