@@ -116,6 +116,7 @@ class EndpointExpert:
         return httpx2.AsyncClient(
             headers=headers,
             timeout=self._config.timeout_seconds,
+            verify=self._config.endpoint.startswith("https"),  # certificates take time to load
             limits=httpx2.Limits(max_connections=self._config.concurrency),
         )
 
