@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxqa.data import discovery, images, name_lists, registry
 from jaxqa.data.discovery import Source
-from jaxqa.data.records import DatasetInfo, ImageSource, LabelledImage
+from jaxqa.data.records import OWN, DatasetInfo, ImageSource, LabelledImage
 from jaxqa.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -257,7 +257,8 @@ def _describe(
 def _wrong_counts(scheme: str, parts: Sequence[str | None], info: DatasetInfo) -> Iterable[str]:
     counts = collections.Counter(parts)
     rule = info.splits.get(scheme)
-    for part, expected in (rule.counts if rule else {}).items():
+    published = info.own_counts if scheme == OWN else {}
+    for part, expected in (rule.counts if rule else published).items():
         if counts[part] != expected:
             yield f"split {scheme}: {counts[part]} images in {part}, published are {expected}"
 

@@ -1,6 +1,6 @@
 """The registry in words, for `jaxqa data list`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from jaxqa.data import registry
 from jaxqa.data.records import DatasetInfo
@@ -34,14 +34,20 @@ def one(name: str) -> Iterator[str]:
     for layout in info.layouts:
         files = "; ".join(" or ".join(file.paths) for file in layout.files)
         yield f"layout     {layout.name}: {files}"
+    if info.own_counts:
+        yield f"split      official: assigned by the files ({_counts(info.own_counts)})"
     for scheme, split in info.splits.items():
-        counts = ", ".join(f"{part} {count}" for part, count in split.counts.items())
-        yield f"split      {scheme}: {split.source}{f' ({counts})' if counts else ''}"
+        counts = f" ({_counts(split.counts)})" if split.counts else ""
+        yield f"split      {scheme}: {split.source}{counts}"
     for note in info.notes:
         yield f"note       {note}"
     yield f"licence    {info.licence}"
     yield f"cite       {info.citation}"
     yield f"homepage   {info.homepage}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{part} {count}" for part, count in counts.items())
 
 
 def _infos() -> Iterator[DatasetInfo]:

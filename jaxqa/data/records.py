@@ -118,6 +118,7 @@ class DatasetInfo:
             min-max normalisations of papers use it.
         deviation: What `metadata["label_std"]` of its examples is; empty where there is none.
         count: Number of labelled images of the published data set; 0 where unknown.
+        own_counts: Images per part of the split that the files assign, as published.
         splits: Named splits besides what the files assign.
         tolerated_missing: Image files that may be absent; their rows are left out.
         distortions: Names of distortion types 1, 2, ... of the image file names.
@@ -138,6 +139,7 @@ class DatasetInfo:
     measured_range: tuple[float, float] | None = None
     deviation: str = ""
     count: int = 0
+    own_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     splits: Mapping[str, Split] = dataclasses.field(default_factory=dict)
     tolerated_missing: int = 0
     distortions: tuple[str, ...] = ()

@@ -100,7 +100,8 @@ TAD66K = DatasetInfo(
         ),
         tatar("IAA", "TAD66K", images=("TAD66K", "images")),
     ),
-    notes=("file names contain @; longest side 800", "official: 52,248 train, 14,079 test"),
+    own_counts={"train": 52248, "test": 14079},
+    notes=("file names contain @; the longest side has 800 pixels",),
 )
 
 _FLICKR_TEST = ListSplit(
@@ -186,10 +187,8 @@ PARA = DatasetInfo(
             ),
         ),
     ),
-    notes=(
-        "columns are taken by name; the header of the release differs from its description",
-        "official: 3,000 test; the rest, 28,220, train",
-    ),
+    own_counts={"train": 28220, "test": 3000},
+    notes=("columns are taken by name: the header of the release differs from its description",),
 )
 
 _AADB_HOMES = ("", "imgListFiles_label/")
@@ -230,11 +229,12 @@ AADB = DatasetInfo(
             columns=Columns(image=("image",), score=("score",), keep=aadb.KEEP),
         ),
     ),
+    own_counts={"train": 8500, "validation": 500, "test": 1000},
     splits={"aes_r1": SeededSplit(ratio=(9, 0, 1), seed=42, source=_AES_R1_SEED)},
     notes=(
         "the test list in use is TestNew; Test is read where that is absent",
         "one attribute's lists are called BalacingElements, misspelt; attributes are -1 to 1",
-        "the paper divides 8,500/500/1,000; AADBinfo.mat of the repository has 8,458 and 1,000",
+        "AADBinfo.mat of the repository lists 8,458 for training and 1,000 for the test",
     ),
 )
 
@@ -268,8 +268,9 @@ ARTIMUSE10K = DatasetInfo(
             ),
         ),
     ),
+    own_counts={"train": 8998, "test": 1002},
     notes=(
-        "test 1,002, train 8,998 (TATAR's train_iaa.json), disjoint",
+        "the training list is TATAR's train_iaa.json",
         "names are CATEGORY_NUMBER.jpg, category 0 to 18",
     ),
 )

@@ -88,6 +88,7 @@ KONIQ10K = DatasetInfo(
         qalign(train="train_koniq", test="test_koniq", images=_KONIQ_IMAGES),
         tatar("IQA", "KonIQ-10K", images=_KONIQ_IMAGES),
     ),
+    own_counts={"train": 7058, "validation": 1000, "test": 2015},
     splits=_KONIQ_SPLITS,
     notes=(
         "the column MOS is the Likert mean in one official table and the z-score mean in the "
@@ -234,6 +235,7 @@ LIVEC = DatasetInfo(
         "1,169 are listed; the first 7, t1.bmp to t7.bmp, are the raters' training images and "
         "are left out (Q-Align's and VisualQuality-R1's lists contain them)",
         "file names end in .bmp, .JPG or .jpg",
+        "the IQA-Dataset list has 1,161: it lost 100.bmp",
     ),
 )
 

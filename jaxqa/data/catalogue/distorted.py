@@ -88,6 +88,8 @@ KADID10K = DatasetInfo(
         "dmos rises with quality although its name says otherwise, and is not turned round",
         "var is a variance; pyiqa's meta file calls it std, and its root is taken there too",
         "references and distorted images lie in one folder; only the latter are rated",
+        "Q-Align's list exists in revisions that differ; the named split is the last one, I66 to "
+        "I81, in which labels stand in the ids",
         "the papers' test sets differ: 125, 375 and 875 images are shared by two of them, "
         "none by all",
     ),
@@ -149,7 +151,6 @@ PIPAL = DatasetInfo(
         pyiqa("PIPALDataset", _PIPAL_IMAGES, columns=_PIPAL_FILE, full_reference=True),
         deqa(
             "PIPAL",
-            train="train_pipal_19k",
             test="test_pipal_5k",
             images=_PIPAL_IMAGES,
             columns=_FROM_1_TO_5,
@@ -211,12 +212,13 @@ CSIQ = DatasetInfo(
         ),
         pyiqa("CSIQDataset", _CSIQ_IMAGES, columns=_CSIQ_FLIP, full_reference=True),
         qalign(test="csiq", images=_CSIQ_IMAGES, columns=_CSIQ_FLIP),
-        visualquality_r1("CSIQ", "ref dis mos", images=_CSIQ_IMAGES, columns=_CSIQ_FLIP),
     ),
     splits={name: _CSIQ_WHOLE for name in ("whole", "deqa", "visualquality_r1")},
     notes=(
         "the files hold DMOS, which falls with quality; the label is 1 - DMOS, so that it rises",
         "Q-Align's list has 750 images, without blur, and DMOS as it is",
+        "the direction of DeQA-Score's and VisualQuality-R1's lists was not verified: read them as "
+        "file:PATH#range=0..1,direction=...",
         "folders and file names differ in case between mirrors (awgn or AWGN)",
     ),
 )
@@ -251,12 +253,12 @@ TID2013 = DatasetInfo(
         ),
         pyiqa("TID2013Dataset", _TID_IMAGES, columns=_TID_FILE, full_reference=True),
         deqa("TID2013", test="test_tid2013_3k", images=_TID_IMAGES, columns=_TID_FILE),
-        visualquality_r1("TID2013", "ref dis mos", images=_TID_IMAGES, columns=_TID_FILE),
     ),
     splits={name: _TID_WHOLE for name in ("whole", "deqa", "visualquality_r1")},
     notes=(
         "file names mix I01 and i01, .BMP and .bmp; they are found whatever the case",
         "reference i25.bmp is written small, all others with a capital",
+        "the scale of VisualQuality-R1's list was not verified: read it as file:PATH#range=...",
     ),
 )
 

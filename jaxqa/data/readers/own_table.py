@@ -79,7 +79,8 @@ def read(folder: Path, layout: Layout) -> Labels:
     table = readers[ending](path)
     if ending == ".parquet":
         return _with_images(table, layout)
-    return _labels([(w, _common(row, w)) for w, row in table], _columns_of(table), layout)
+    table = [(where, _common(row, where)) for where, row in table]
+    return _labels(table, _columns_of(table), layout)
 
 
 def _labels(table: list[Row], columns: Columns, layout: Layout) -> Labels:
@@ -101,6 +102,7 @@ def _columns_of(table: list[Row]) -> Columns:
 
 def _common(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """A row in our keys: the label of a conversation becomes `score`."""
+    row = rows.with_label(row)
     talk = row.get("conversations")
     if isinstance(talk, list) and "gt_score" not in row and "score" not in row:
         return {**row, "score": _said(talk, "value", where)}

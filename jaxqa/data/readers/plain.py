@@ -44,12 +44,17 @@ def _columns(path: Path, layout: Layout) -> list[Row]:
     return tables.read_columns(path, **layout.options)
 
 
+def _json(path: Path, layout: Layout) -> list[Row]:
+    del layout
+    return [(where, rows.with_label(row)) for where, row in tables.read_json_list(path)]
+
+
 def _xlsx(path: Path, layout: Layout) -> list[Row]:
     return binary_tables.read_xlsx(path, **layout.options)
 
 
 read_csv = _reader(_csv)
 read_columns = _reader(_columns)
-read_json = _reader(lambda path, layout: tables.read_json_list(path))
+read_json = _reader(_json)
 read_json_lines = _reader(lambda path, layout: tables.read_json_lines(path))
 read_xlsx = _reader(_xlsx)

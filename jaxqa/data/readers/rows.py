@@ -70,6 +70,14 @@ def image_of(
     )
 
 
+def with_label(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of Q-Align's, whose label may stand in its id only: `I66_01_01.png->4.3`."""
+    identity = row.get("id")
+    if "gt_score" in row or not isinstance(identity, str) or "->" not in identity:
+        return row
+    return {**row, "gt_score": identity.rpartition("->")[2]}
+
+
 def first_of(row: Mapping[str, Any], names: tuple[str, ...], *, where: str) -> str:
     """The first of `names` that the row has.
 

@@ -37,7 +37,18 @@ def _kadid_deqa(root):
     write_json(root / "KADID10K/metas/test_kadid_2k.json", rows[1:])
 
 
+def _kadid_qalign(root):
+    """The list's last revision has the label in the id and nowhere else."""
+    talk = [{"from": "gpt", "value": "The quality of the image is fair."}]
+    rows = [
+        {"id": f"{n}->{s}", "image": f"kadid10k/{n}", "conversations": talk}
+        for n, (s, _) in _KADID.items()
+    ]
+    write_json(root / "playground/data/test_jsons/test_kadid.json", rows)
+
+
 _KADID_FORMS = {
+    "qalign": _kadid_qalign,
     "official": _kadid_official,
     "pyiqa": _kadid_pyiqa,
     "visualquality_r1": _kadid_visualquality_r1,
@@ -53,14 +64,14 @@ def test_kadid_is_the_same_in_every_form(tmp_path, form):
     write_images(home / "images", ["I01.png", *_KADID])
     examples = registry.read_dataset("kadid10k", tmp_path, "all")
     assert [(e.image.name, e.score) for e in examples] == [(n, s) for n, (s, _) in _KADID.items()]
-    if form != "deqa":
+    if form not in ("deqa", "qalign"):
         deviations = [e.metadata["label_std"] for e in examples]
         assert deviations == pytest.approx([math.sqrt(v) for _, v in _KADID.values()])
     assert [e.metadata["reference"] for e in examples] == ["I01", "I66"]
     assert examples[1].metadata["distortion"] == "jpeg"
     assert [e.example_id for e in examples] == [stable_id("kadid10k", name) for name in _KADID]
-    (test,) = registry.read_dataset("kadid10k", tmp_path, "qalign/test")
-    assert test.image.name == "I66_10_05.png"
+    test = registry.read_dataset("kadid10k", tmp_path, "qalign/test")
+    assert test[-1].image.name == "I66_10_05.png" and len(test) == 1 + (form == "qalign")
 
 
 def test_splits_that_the_files_assign(tmp_path):
