@@ -20,6 +20,7 @@ import io
 import os
 import stat
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -143,20 +144,65 @@ def _name(source: ImageSource) -> str:
     return f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
 
 
+def from_pillow(
+    image: Image.Image, *, name: str, limits: DecodeLimits = DEFAULT_LIMITS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB pixels of a Pillow image, by the same rules.
+
+    Raises:
+        UserError: its pixels have no defined range, cannot be loaded, or are too many.
+    """
+    with _explained(name):
+        _check_pixel_count(image.size, limits)
+        image.load()
+        return np.array(_upright(_to_rgb(image), _orientation(image)))
+
+
 @contextlib.contextmanager
 def _opened(file: EncodedFile, name: str, limits: DecodeLimits) -> Iterator[Image.Image]:
     """The image in `file`, within the limits; damage found inside the block is a UserError."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what is decided here: bombs, odd EXIF
+    with _explained(name), Image.open(file, formats=_available_formats()) as image:
+        _check_pixel_count(image.size, limits)
+        yield image
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Damage that Pillow finds inside the block is a UserError."""
+    with _QUIET:  # Pillow warns of what is decided here: bombs, odd EXIF
         try:
-            with Image.open(file, formats=_available_formats()) as image:
-                _check_pixel_count(image.size, limits)
-                yield image
+            yield
         except Image.UnidentifiedImageError as error:
             raise UserError(f"{name}: no image found; {_expected()}") from error
         except _DAMAGE as error:
             detail = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{name}: cannot decode the image: {detail}; {_expected()}") from error
+
+
+class _Quiet:
+    """No warnings inside; several threads at a time, unlike `warnings.catch_warnings`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *failure: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def _read(source: ImageSource, name: str, limits: DecodeLimits) -> bytes:

@@ -11,16 +11,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxqa import sharding
-from jaxqa.data.batching import Buckets, PromptBatch
+from jaxqa.data.batching import Buckets
 from jaxqa.data.encoding import PromptEncoder
 from jaxqa.data.loader import Loader, LoaderConfig, evaluation_loader
 from jaxqa.data.prompts import PromptTemplate
 from jaxqa.data.records import Example
 from jaxqa.data.source import Source
+from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.rewards.parsing import ParsedAnswer, parse_answer
+from jaxqa.rewards.parsing import ParsedAnswer, ScoreRange, parse_answer
 from jaxqa.sampling.keys import sample_keys
-from jaxqa.sampling.sampler import Sampler
+from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.scoring.decoding import Decoding
 from jaxqa.scoring.expected import NumberExpander, ScoreDistribution, cut_before_number
 from jaxqa.typing import Params
@@ -62,6 +63,21 @@ class ScoredAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What the model wrote about one row of a block.
+
+    Attributes:
+      texts: the completions.
+      log_prob: of the first completion's tokens, summed.
+      distributions: over scores, after each completion's rationale; None outside of expected mode.
+    """
+
+    texts: Sequence[str]
+    log_prob: float
+    distributions: Sequence[ScoreDistribution | None] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scorer:
     """Asks a model about images.
 
@@ -91,34 +107,59 @@ class Scorer:
     def score(self, params: Params, examples: Sequence[Example]) -> Iterator[ScoredAnswer]:
         """Yield an answer per example, in blocks; buckets in turn, examples in order inside one."""
         by_id = {example.example_id: example for example in examples}
-        loader, sampler, expander = self._loader(examples), self._sampler(), self._expander()
-        decoding = self.decoding
+        loader, expander = self._loader(examples), self.expander()
         try:
             for batch in loader:
-                prompts = sharding.shard_rows(batch.prompts, self.mesh)
-                keys = sample_keys(decoding.seed, "score", 0, batch.example_ids, decoding.samples)
-                rollout = sampler(params, prompts, keys)
-                ids, lengths, log_probs = jax.device_get(
-                    (rollout.token_ids, rollout.length, rollout.log_probs)
+                rollout = self.ask(params, batch.prompts, batch.example_ids)
+                replies = self.replies(
+                    params, batch.prompts, rollout, valid=batch.valid, expander=expander
                 )
-                written = [
-                    [tokens[:length].tolist() for tokens, length in zip(*row, strict=True)]
-                    for row in zip(ids, lengths, strict=True)
-                ]
-                distributions = self._distributions(params, batch, written, expander)
-                for row, error in enumerate(batch.errors):
+                for row, (reply, error) in enumerate(zip(replies, batch.errors, strict=True)):
                     if not batch.valid[row] and error is None:
                         continue  # padding of the last block
                     example = by_id[int(batch.example_ids[row])]
                     if error is not None:
                         yield ScoredAnswer(example=example, text="", score=None, error=error)
                         continue
-                    texts = [self.encoder.tokenizer.decode(tokens) for tokens in written[row]]
-                    expected = distributions[row] if self.decoding.mode == "expected" else None
-                    answer = judge(example, texts, expected)
-                    yield dataclasses.replace(answer, log_prob=float(log_probs[row, 0].sum()))
+                    answer = judge(example, reply.texts, reply.distributions)
+                    yield dataclasses.replace(answer, log_prob=reply.log_prob)
         finally:
             loader.close()
+
+    def ask(self, params: Params, prompts: Prompts, ids: np.ndarray) -> Rollout:
+        """Start the completions of a block of prompts (NumPy); `ids` name the random draws."""
+        rows = sharding.shard_rows(prompts, self.mesh)
+        keys = sample_keys(self.decoding.seed, "score", 0, ids, self.decoding.samples)
+        return self._sampler()(params, rows, keys)
+
+    def replies(
+        self,
+        params: Params,
+        prompts: Prompts,
+        rollout: Rollout,
+        *,
+        valid: Sequence[bool] | np.ndarray,
+        expander: NumberExpander | None,
+    ) -> list[Reply]:
+        """What the model wrote about each row of a block; the rows that are not valid are moot."""
+        ids, lengths, log_probs = jax.device_get(
+            (rollout.token_ids, rollout.length, rollout.log_probs)
+        )
+        written = [
+            [tokens[:length].tolist() for tokens, length in zip(*row, strict=True)]
+            for row in zip(ids, lengths, strict=True)
+        ]
+        found = self._distributions(params, prompts, written, valid, expander)
+        return [
+            Reply(
+                texts=[self.encoder.tokenizer.decode(tokens) for tokens in row],
+                log_prob=float(log_prob),
+                distributions=distributions if self.decoding.mode == "expected" else None,
+            )
+            for row, log_prob, distributions in zip(
+                written, log_probs[:, 0].sum(-1), found, strict=True
+            )
+        ]
 
     def check(self, examples: Sequence[Example]) -> None:
         """Find what `score` would refuse, before hours of training.
@@ -143,26 +184,26 @@ class Scorer:
     def _distributions(
         self,
         params: Params,
-        batch: PromptBatch,
+        prompts: Prompts,
         written: Sequence[Sequence[Tokens]],
+        valid: Sequence[bool] | np.ndarray,
         expander: NumberExpander | None,
     ) -> list[list[ScoreDistribution | None]]:
         """Of each row's completions; empty outside of expected mode."""
         found: list[list[ScoreDistribution | None]] = [[] for _ in written]
         for sample in range(self.decoding.samples if expander else 0):
             cuts = [
-                cut_before_number(row[sample], self.encoder.tokenizer) if valid else None
-                for row, valid in zip(written, batch.valid, strict=True)
+                cut_before_number(row[sample], self.encoder.tokenizer) if usable else None
+                for row, usable in zip(written, valid, strict=True)
             ]
             assert expander is not None
-            expanded = expander.distributions(
-                params, batch.prompts, cuts, length=self.max_new_tokens
-            )
+            expanded = expander.distributions(params, prompts, cuts, length=self.max_new_tokens)
             for row, distribution in zip(found, expanded, strict=True):
                 row.append(distribution)
         return found
 
-    def _expander(self) -> NumberExpander | None:
+    def expander(self) -> NumberExpander | None:
+        """What finds distributions over scores; None outside of expected mode."""
         low, high = self.template.low, self.template.high
         if self.decoding.mode != "expected" or low is None or high is None:
             return None
@@ -187,13 +228,16 @@ def judge(
     example: Example,
     texts: Sequence[str],
     distributions: Sequence[ScoreDistribution | None] | None = None,
+    *,
+    score_range: ScoreRange | None = None,
 ) -> ScoredAnswer:
     """What the completions about one image come to; those without a number are left out.
 
     Args:
       distributions: after each completion's rationale, in expected mode.
+      score_range: a number outside counts as none.
     """
-    parsed = [parse_answer(text) for text in texts]
+    parsed = [parse_answer(text, score_range=score_range) for text in texts]
     samples: tuple[float | None, ...] = tuple(answer.score for answer in parsed)
     whole = None
     if distributions is not None:
