@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import hashlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,21 @@ def _selections(flags: argparse.Namespace) -> list[Selection]:
         if getattr(flags, name) < 0:
             raise UserError(f"--{name} is {getattr(flags, name)}; expected 0 or more")
     prompts = parse_prompts(flags.prompt or ["q_insight"])
-    found = [
-        select(text, flags.data_root, prompts, labels=flags.scale, limit=flags.limit)
-        for text in dict.fromkeys(texts)
-    ]
-    return list({selection.title: selection for selection in found}.values())
+    found: dict[str, Selection] = {}
+    for text in texts:
+        try:
+            selection = select(
+                text, flags.data_root, prompts, labels=flags.scale, limit=flags.limit
+            )
+        except UserError as error:
+            if text in flags.dataset or not flags.skip_missing:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        found.setdefault(selection.title, selection)
+    if not found:
+        raise UserError(f"{flags.data_root} holds none of the suite's data sets")
+    return list(found.values())
 
 
 def _tool_entries(
@@ -272,6 +283,9 @@ def _notes(
         notes.append("scores of other tools keep their own scale, so they have no RMSE and MAE")
     if flags.limit:
         notes.append(f"only the first {flags.limit} images of each data set")
+    wanted = dict.fromkeys(d for name in flags.suite for d in get_suite(name).datasets)
+    if absent := [text for text in wanted if text not in {s.title for s in selections}]:
+        notes.append(f"left out, because they could not be read: {', '.join(absent)}")
     if made := [s.title for s in selections if s.info.synthetic]:
         notes.append(f"labels of {', '.join(made)} were computed; no person gave them")
     return notes

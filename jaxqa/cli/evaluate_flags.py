@@ -53,6 +53,11 @@ def _what(flags: argparse._ArgumentGroup) -> None:
         "--data_root", required=True, type=Path, metavar="DIR", help="folder of the data sets"
     )
     flags.add_argument(
+        "--skip_missing",
+        action="store_true",
+        help="leave out data sets of a suite that cannot be read, and say so in the table",
+    )
+    flags.add_argument(
         "--limit", type=int, default=0, help="first so many images of each data set; 0 for all"
     )
 

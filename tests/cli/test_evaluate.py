@@ -202,6 +202,19 @@ def test_other_tools_stand_in_the_same_table(finished, model, data, tmp_path):
     assert details.split("|")[6].strip() == "–"  # RMSE: its scores have a scale of their own
 
 
+def test_suites_bring_their_data_sets_and_protocol(finished, model, data, tmp_path, capsys):
+    arguments = [f"--data_root={data}", "--prompt=concise", f"--output={tmp_path / 'suite.md'}"]
+    arguments += [f"--scores=T:{write_scores(tmp_path / 'tool.csv', data)}", "--suite=tatar"]
+    assert evaluate.main(arguments) == 2
+    assert "koniq10k" in capsys.readouterr().err
+    run(*arguments, "--skip_missing", "--resamples=0")
+    text = (tmp_path / "suite.md").read_text()
+    assert "## Protocol `tatar`" in text and "| model | kadid10k:tatar |" in text
+    assert "left out, because they could not be read: koniq10k:tatar, spaq:tatar" in text
+    assert capsys.readouterr().err.count("left out: ") == 7
+    assert evaluate.main([*arguments[:-1], "--suite=ract", "--data_root=nowhere"]) == 2
+
+
 def test_unreadable_images_and_answers_are_counted_and_listed(model, data, tmp_path, finished):
     root = tmp_path / "kadid10k"
     (root / "images").mkdir(parents=True)
