@@ -68,8 +68,13 @@ def stage_sources(setup: Setup, stage: StageConfig) -> list[Source]:
     Raises:
       UserError: the rationales that it reads are missing or damaged.
     """
+    weights = dict(zip(stage.sources, stage.source_weights, strict=False))
     sources = [
-        dataclasses.replace(source, examples=labelled_share(source.examples, stage.label_fraction))
+        dataclasses.replace(
+            source,
+            examples=labelled_share(source.examples, stage.label_fraction),
+            weight=weights.get(name, source.weight),
+        )
         for name, source in setup.train.items()
         if not stage.sources or name in stage.sources
     ]

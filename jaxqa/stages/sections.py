@@ -1,5 +1,6 @@
 """The sections of a run's config: one dataclass per kind of stage."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,6 +55,7 @@ class StageConfig(SectionConfig):
       save_every: steps between checkpoints.
       micro_batches: slices of a batch whose gradients are added up one after another.
       evaluate: whether the test follows.
+      source_weights: one for each of `sources`, in place of their own; empty for their own.
       optimizer: its own optimizer, made anew.
     """
 
@@ -61,6 +63,7 @@ class StageConfig(SectionConfig):
     save_every: int = 50
     micro_batches: int = 1
     evaluate: bool = True
+    source_weights: tuple[float, ...] = ()
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
@@ -68,6 +71,13 @@ class StageConfig(SectionConfig):
         for name in ("steps", "save_every", "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.source_weights and len(self.source_weights) != len(self.sources):
+            raise ValueError(
+                f"source_weights has {len(self.source_weights)} numbers and sources "
+                f"{len(self.sources)} names; give one for each, or none"
+            )
+        if not all(weight > 0 and math.isfinite(weight) for weight in self.source_weights):
+            raise ValueError(f"source_weights must be above 0, got {self.source_weights}")
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide by "

@@ -548,6 +548,7 @@ TABLE: dict[str, Change] = {
     "stage.micro_batches": Change("2", training_step),
     "stage.evaluate": Change("False", course),
     "stage.sources": Change("('elsewhere',)", refused="'elsewhere' cannot be trained on"),
+    "stage.source_weights": Change("(1.0,2.0)", refused="2 numbers and sources 0 names"),
     "stage.label_fraction": Change("0.5", first_batches),
     "stage.rationales": Change("('texts.jsonl',)", texts_learned),
     "stage.teacher_fraction": Change("0.5", texts_learned, {"sft.rationales": "('texts.jsonl',)"}),

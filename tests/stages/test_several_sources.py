@@ -129,6 +129,19 @@ def test_stages_take_their_sources_in_proportion(setup):
         assert (batch.labels[scored & (batch.task == 1)] <= 5).all()  # 0..10 asked for as 1..5
 
 
+def test_a_stage_may_weigh_its_sources_itself(setup):
+    stage = dataclasses.replace(
+        setup.config.sections["grpo"], sources=("beauty", "quality"), source_weights=(1.0, 3.0)
+    )
+    loader = kinds.make_loader(setup, "grpo", stage)
+    tasks = np.concatenate([next(loader).task for _ in range(20)])
+    loader.close()
+    assert tasks.mean() == pytest.approx(0.25, abs=0.03)
+    for weights in ((1.0,), (1.0, 0.0), (1.0, 1.0, 1.0)):
+        with pytest.raises(ValueError, match="source_weights"):
+            dataclasses.replace(stage, source_weights=weights)
+
+
 def test_numbers_are_brought_back_to_the_labels_range(setup):
     source = setup.test["beauty"]
     image = source.examples[0]
