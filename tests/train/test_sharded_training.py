@@ -1,6 +1,9 @@
 """One device and a 2 x 2 x 2 mesh train and sample alike."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,12 +13,13 @@ from jaxqa.models.qwen2_5_vl import layout
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.inputs import stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.objectives.entropy_gate import GateConfig
+from jaxqa.objectives.entropy_gate import GateConfig, high_entropy_tokens
 from jaxqa.objectives.grpo import GrpoConfig, loss_normalizer
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Sampler
 from jaxqa.train.batches import GrpoBatch, SftBatch
+from jaxqa.train.groups import Groups, to_front
 from jaxqa.train.losses import GrpoObjective, SftObjective
 from jaxqa.train.state import create_state
 from jaxqa.train.step import make_update
@@ -86,39 +90,49 @@ def sft_batch(mesh):
     return SftBatch(**sharding.shard_rows(fields | {"num_tokens": np.float32(mask.sum())}, mesh))
 
 
-def grpo_batch(mesh):
+OBJECTIVE = GrpoObjective(
+    model=MODEL,
+    config=GrpoConfig(beta=0.1, aggregation="token_mean"),
+    gate=GateConfig(),
+    temperature=0.9,
+)
+KEPT = np.array([0, 1, 1, 0, 0, 1, 1, 1], bool)
+
+
+def host_groups():
     ids, mask = host_completions()
     rng = np.random.default_rng(2)
-    old, reference = -rng.random((2, ROWS, GROUP, LENGTH)).astype(np.float32) * 4
-    fields = dict(
+    log_probs, entropies = rng.random((2, ROWS, GROUP, LENGTH)).astype(np.float32) * 4
+    return Groups(
         prompts=host_prompts(),
         completion_ids=ids,
         completion_mask=mask,
-        sampler_log_probs=old,
+        log_probs=-log_probs,
+        entropies=entropies,
         advantages=rng.normal(size=(ROWS, GROUP)).astype(np.float32),
-        normalizer=np.float32(
-            loss_normalizer(jax.numpy.asarray(mask), GrpoConfig(), max_length=LENGTH)
-        ),
-        old_log_probs=old,
-        ref_log_probs=reference,
     )
-    return GrpoBatch(**sharding.shard_rows(fields, mesh))
 
 
-CASES = {
-    "sft": (SftObjective(model=MODEL), sft_batch),
-    "grpo": (
-        GrpoObjective(model=MODEL, config=GrpoConfig(beta=0.1), gate=GateConfig(), temperature=0.9),
-        grpo_batch,
-    ),
-}
+def grpo_batch(groups):
+    """The sampler's log-probabilities stand in for the reference's."""
+    mask = groups.completion_mask
+    return GrpoBatch(
+        prompts=groups.prompts,
+        completion_ids=groups.completion_ids,
+        completion_mask=mask,
+        sampler_log_probs=groups.log_probs,
+        advantages=groups.advantages,
+        normalizer=loss_normalizer(mask, OBJECTIVE.config, max_length=LENGTH),
+        gate=high_entropy_tokens(groups.entropies, mask, rho=0.4),
+        ref_log_probs=groups.log_probs,
+    )
+
+
 _ONE_DEVICE = {}
 
 
-@pytest.mark.parametrize(("case", "micro_batches"), [("sft", 1), ("grpo", 2)])
-def test_loss_and_gradients_do_not_depend_on_the_mesh(mesh, params, case, micro_batches):
-    objective, batch_of = CASES[case]
-    # Plain descent at rate 1: the parameters' change is the gradient.
+def descend(params, objective, batch, *, micro_batches=1, used=None):
+    """Loss and gradients: plain descent at rate 1, so the parameters' change is the gradient."""
     optimizer = optax.sgd(1.0)
     update = make_update(
         objective,
@@ -127,16 +141,41 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(mesh, params, case, micro_
         micro_batches=micro_batches,
     )
     state = create_state(jax.tree.map(lambda leaf: leaf.copy(), params), optimizer)
-    state, metrics, _ = update(state, batch_of(mesh))
+    state, metrics, _ = update(state, batch, used=used)
     changes = jax.tree.map(lambda old, new: old - new, *jax.device_get((params, state.params)))
-    expected = _ONE_DEVICE.setdefault(case, (float(metrics["loss"]), changes))
-    assert float(metrics["loss"]) == pytest.approx(expected[0], rel=1e-5, abs=1e-6)
-    gradients, truths = tree.flatten(changes), tree.flatten(expected[1])
+    return metrics, tree.flatten(changes)
+
+
+def assert_same(found, expected):
+    (metrics, gradients), (loss, truths) = found, expected
+    assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5, abs=1e-6)
     scale = max(np.abs(truth).max() for truth in truths.values())
+    assert scale > 0
     for path, truth in truths.items():
         np.testing.assert_allclose(
             gradients[path], truth, rtol=1e-5, atol=1e-5 * scale, err_msg=path
         )
+
+
+def test_loss_and_gradients_do_not_depend_on_the_mesh(mesh, params):
+    found = descend(params, SftObjective(model=MODEL), sft_batch(mesh))
+    assert_same(found, _ONE_DEVICE.setdefault("sft", (float(found[0]["loss"]), found[1])))
+
+
+def test_what_the_filter_leaves_trains_alike_on_any_mesh(mesh, params):
+    """Five of eight groups in three of four micro-batches; the truth masks the others in place."""
+    groups = sharding.shard_rows(host_groups(), mesh)
+    if "grpo" not in _ONE_DEVICE:
+        assert mesh.size == 1
+        mask = groups.completion_mask & jnp.asarray(KEPT)[:, None, None]
+        plain = grpo_batch(dataclasses.replace(groups, completion_mask=mask))
+        metrics, truths = descend(params, OBJECTIVE, plain)
+        _ONE_DEVICE["grpo"] = float(metrics["loss"]), truths
+    packed = grpo_batch(to_front(groups, KEPT, micro_batches=4, mesh=mesh))
+    used = jax.device_put(np.int32(3), sharding.replicated(mesh))
+    found = descend(params, OBJECTIVE, packed, micro_batches=4, used=used)
+    assert float(found[0]["micro_batches"]) == 3
+    assert_same(found, _ONE_DEVICE["grpo"])
 
 
 def test_rollouts_do_not_depend_on_the_mesh(mesh, params):
