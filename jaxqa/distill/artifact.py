@@ -156,7 +156,7 @@ def _read(path: Path, config: ClipConfig) -> Params:
             raise UserError(f"{path}: {name} has type {tensor.dtype}, expected floating point")
         if name.startswith("basis/") and not np.isfinite(tensor).all():
             raise UserError(f"{path}: {name} holds values that are not finite; make it again")
-    return jax.tree.map(jnp.asarray, tree.unflatten(found))
+    return jax.device_put(tree.unflatten(found))
 
 
 def _check_shapes(
