@@ -101,12 +101,12 @@ class PromptEncoder:
     ) -> Int[np.ndarray, " S"]:
         """Token ids of the chat text, each `<|image_pad|>` repeated once per merged token."""
         key = repr(messages)
-        if key not in self._text_ids:
+        ids = self._text_ids.get(key)  # not looked up twice: other threads may clear it
+        if ids is None:
             if len(self._text_ids) >= _CACHED_PROMPTS:
                 self._text_ids.clear()
-            ids = self.tokenizer.encode(self.tokenizer.render_chat(messages))
-            self._text_ids[key] = np.asarray(ids, np.int32)
-        ids = self._text_ids[key]
+            text = self.tokenizer.render_chat(messages)
+            ids = self._text_ids[key] = np.asarray(self.tokenizer.encode(text), np.int32)
         is_image = ids == self.tokenizer.image_token_id
         if is_image.sum() != len(counts):
             raise UserError(

@@ -14,6 +14,7 @@ from jaxqa.data.loader import Loader
 from jaxqa.errors import UserError
 from jaxqa.evaluation import report, terminal
 from jaxqa.models.qwen2_5_vl import weights
+from jaxqa.scoring import manifest
 from jaxqa.stages import kinds, progress, rationales, testing
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.sections import GrpoStage, RationalesStage, StageConfig
@@ -264,5 +265,19 @@ def _finish(setup: Setup, params: Params) -> None:
             params,
             source_dir=setup.side_files(),
             image_config=config.data.images,
+            json_files=_manifest(setup),
         )
     report.write_report(work.root)
+
+
+def _manifest(setup: Setup) -> dict[str, Any]:
+    """How the exported model wants to be asked: the run's prompt of each task."""
+    sources = [*setup.test.values(), *setup.train.values()]
+    templates = {
+        s.template.task: s.template for s in reversed(sources) if s.template.answer != "text"
+    }
+    if not templates:
+        return {}
+    length = setup.config.evaluation.max_new_tokens
+    asked = manifest.Manifest(templates=templates, max_new_tokens=length)
+    return {manifest.FILE_NAME: manifest.manifest_values(asked)}

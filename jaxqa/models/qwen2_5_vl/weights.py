@@ -95,9 +95,10 @@ SIDE_FILES = (
     "preprocessor_config.json",
     "video_preprocessor_config.json",
     "processor_config.json",
+    "jaxqa.json",
     "LICENSE",
 )
-"""What travels with the weights: tokenizer, chat template, processors, licence."""
+"""What travels with the weights: tokenizer, chat template, processors, prompts, licence."""
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -143,6 +144,7 @@ def save_pretrained(
     dtype: str | None = None,
     source_dir: str | Path | None = None,
     image_config: ImageConfig | None = None,
+    json_files: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a model directory that `transformers` ("hf") or only jaxqa loads, whole or not at all.
@@ -157,6 +159,7 @@ def save_pretrained(
         `config.json`, if it is there, lends its layout and the fields that jaxqa does not use.
       image_config: pixel bounds for the image processor; None keeps the source's, else the
         released models'.
+      json_files: further files by name; they win over the source's.
       max_shard_bytes: size of a safetensors file; export holds one file's and one more tensor.
 
     Raises:
@@ -177,6 +180,8 @@ def save_pretrained(
             safetensors_io.write_directory(temporary, specs, fetch, max_shard_bytes=max_shard_bytes)
         write_json(temporary / "config.json", values)
         _write_side_files(temporary, config, source, image_config)
+        for name, value in (json_files or {}).items():
+            write_json(temporary / name, value)
 
 
 def canonical_name(name: str) -> str:
