@@ -181,7 +181,7 @@ def number(row: Mapping[str, Any], column: str, *, where: str) -> float:
     """A finite number of a row, written as a number or as text."""
     value = row.get(column)
     try:
-        found = math.nan if value is None or isinstance(value, bool) else float(value)
+        found = math.nan if value is None or value is True or value is False else float(value)
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found):

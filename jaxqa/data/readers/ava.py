@@ -5,6 +5,7 @@ index, image id, votes for 1 to 10, two tags, challenge.
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from jaxqa.data.readers import plain, rows
 from jaxqa.data.records import Labels
 from jaxqa.errors import UserError
 
-_VOTES = tuple(f"votes_{score}" for score in range(1, 11))
+_SCORES = tuple(range(1, 11))
+_SQUARES = tuple(score * score for score in _SCORES)
+_VOTES = tuple(f"votes_{score}" for score in _SCORES)
 _HEADER = ("index", "image", *_VOTES, "tag_1", "tag_2", "challenge")
 
 
@@ -31,9 +34,9 @@ def read(folder: Path, layout: Layout) -> Labels:
 
 def _statistics(row: Mapping[str, Any], where: str) -> dict[str, float]:
     votes = [tables.number(row, name, where=where) for name in _VOTES]
-    total = math.fsum(votes)
+    total = sum(votes)
     if total <= 0 or min(votes) < 0:
         raise UserError(f"{where}: the ten vote counts are {votes}, expected at least one vote")
-    mean = math.fsum(score * vote for score, vote in enumerate(votes, start=1)) / total
-    square = math.fsum((score - mean) ** 2 * vote for score, vote in enumerate(votes, start=1))
-    return {"mean": mean, "deviation": math.sqrt(square / total)}
+    mean = sum(map(operator.mul, _SCORES, votes)) / total
+    square = sum(map(operator.mul, _SQUARES, votes)) / total  # exact: counts are whole numbers
+    return {"mean": mean, "deviation": math.sqrt(max(0.0, square - mean * mean))}

@@ -49,7 +49,7 @@ def image_of(
     """The labelled image of one row; None for a row that is not part of the data set."""
     columns = layout.columns
     files = (_file(row, columns.image, columns, where=where),)
-    base = PurePosixPath(files[0]).name
+    base = files[0].rpartition("/")[2]
     if columns.drop and re.fullmatch(columns.drop, base):
         return None
     files += tuple(_file(row, (name,), columns, where=where) for name in columns.extra_images)
@@ -100,14 +100,14 @@ def _file(row: Mapping[str, Any], names: tuple[str, ...], columns: Columns, *, w
     file = tables.text({name: value}, name, where=where).replace("\\", "/")
     if columns.folder:
         file = f"{tables.text(row, columns.folder, where=where)}/{file}"
-    if columns.suffix and not PurePosixPath(file).suffix:
+    if columns.suffix and "." not in file.rpartition("/")[2]:
         file += columns.suffix
     return file.removeprefix("./")
 
 
 def _name(file: str, columns: Columns) -> str:
     """What of a path is the row's name: the same wherever the data set lies."""
-    return "/".join(PurePosixPath(file).parts[-columns.name_depth :])
+    return "/".join(file.split("/")[-columns.name_depth :])
 
 
 def _score(row: Mapping[str, Any], columns: Columns, *, where: str) -> float | None:
