@@ -39,7 +39,7 @@ def test_the_gate_is_numpys_quantile_of_the_flat_list(shape, rho: float, levels:
     assert not gate[~mask].any() and gate.any()
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 6, 31, 1_000_001, 2_999_996])
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 31, 2_999_996])
 @pytest.mark.parametrize("rho", [0.2, 0.3, 0.0001, 0.1234])
 def test_the_rank_is_exact_for_any_number_of_tokens(count: int, rho: float):
     # The entropy of token i is i, so what passes tells the rank.
