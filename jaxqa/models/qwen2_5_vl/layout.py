@@ -3,6 +3,7 @@
 All of it is host-side NumPy, computed from image sizes; the model sees only arrays and masks.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -151,20 +152,28 @@ def _window_patches(
     image: np.ndarray, layout: np.ndarray, config: VisionConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cut one image into window blocks: pixels [W P C], mask [W P], row and column [W P 2]."""
-    size, merge = config.patch_size, config.spatial_merge_size
-    rows, columns = (side // config.merged_size for side in image.shape[:2])
-    cut = image.reshape(rows, merge, size, columns, merge, size, config.in_channels)
-    units = cut.transpose(0, 3, 1, 4, 6, 2, 5)  # [row column row-in-unit column-in-unit C h w]
-    units = units.reshape(rows * columns, config.merge_unit, config.patch_values)
-    patch_rows, patch_columns = np.indices((rows * merge, columns * merge), dtype=np.int32)
-    grid = np.stack([patch_rows, patch_columns], -1).reshape(rows, merge, columns, merge, 2)
-    grid = grid.transpose(0, 2, 1, 3, 4).reshape(rows * columns, config.merge_unit, 2)
+    size, merge, side = config.patch_size, config.spatial_merge_size, config.window_units
+    # Whole windows, black beyond the image: then one copy cuts them all.
+    pad = [(0, -length % config.window_size) for length in image.shape[:2]]
+    whole = np.pad(image, (*pad, (0, 0))) if any(more for _, more in pad) else image
+    down, across = (length // config.window_size for length in whole.shape[:2])
+    cut = whole.reshape(down, side, merge, size, across, side, merge, size, config.in_channels)
+    pixels = cut.transpose(0, 4, 1, 5, 2, 6, 8, 3, 7)  # [window (2) unit (2) patch (2) C h w]
     present = layout >= 0
-    pixels = np.where(present[..., None, None], units[layout], 0)
-    positions = np.where(present[..., None, None], grid[layout], 0)
     mask = np.repeat(present, config.merge_unit, axis=1)
     shape = (len(layout), config.patches_per_window)
-    return pixels.reshape(*shape, -1).astype(np.uint8), mask, positions.reshape(*shape, 2)
+    positions = _patch_positions(down, across, config).reshape(*shape, 2)
+    return pixels.reshape(*shape, -1), mask, np.where(mask[..., None], positions, 0)
+
+
+@functools.lru_cache(maxsize=1024)
+def _patch_positions(down: int, across: int, config: VisionConfig) -> np.ndarray:
+    """Row and column of every patch of `down` x `across` whole windows, in window order."""
+    side, merge = config.window_units, config.spatial_merge_size
+    patches = side * merge
+    places = np.indices((down * patches, across * patches), dtype=np.int32)
+    cut = places.reshape(2, down, side, merge, across, side, merge)
+    return cut.transpose(1, 4, 2, 5, 3, 6, 0)
 
 
 def _feature_slots(layouts: Sequence[np.ndarray]) -> np.ndarray:
