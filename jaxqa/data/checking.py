@@ -68,7 +68,7 @@ def check(
     present = {str(file): file for found in files for file in found if file is not None}
     looked = _inspect(present, decode=decode, num_threads=num_threads, progress=progress)
     facts += _image_facts(looked.values())
-    problems += _missing(rows, files, info)
+    problems += _missing(source, files, info)
     problems += _unreadable(looked)
     facts += _unlabelled(source, present.values())
     digests = [tuple(looked[str(f)].digest for f in found if f is not None) for found in files]
@@ -179,14 +179,19 @@ def _image_facts(looked: Iterable[_Inspected]) -> Iterable[str]:
 
 
 def _missing(
-    rows: Sequence[LabelledImage],
+    source: Source,
     files: Sequence[Sequence[ImageSource | None]],
     info: DatasetInfo,
 ) -> Iterable[str]:
+    rows = source.labels.rows
     names = [row.name for row, found in zip(rows, files, strict=True) if None in found]
     if names:
         known = f" (up to {info.tolerated_missing} are known)" if info.tolerated_missing else ""
-        yield f"{len(names)} of {len(rows)} labelled images are missing{known}: {_some(names)}"
+        homes = ", ".join(str(home) for home in source.homes)
+        yield (
+            f"{len(names)} of {len(rows)} labelled images are missing{known}: {_some(names)}; "
+            f"looked in {homes}"
+        )
 
 
 def _unreadable(looked: Mapping[str, _Inspected]) -> Iterable[str]:

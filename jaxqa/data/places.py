@@ -75,8 +75,8 @@ def _not_found(info: DatasetInfo, root: Path) -> str:
     else:
         hint = f"put the data set there or give another data root ({info.homepage})"
     return (
-        f"{info.name}: found none of its label files in {places}, {root}; looked for {looked} and "
-        f"what `jaxqa data list {info.name}` names besides; {hint}"
+        f"{info.name}: found none of its label files; {hint}; looked in {places} and {root} for "
+        f"{looked} (all layouts: `jaxqa data list {info.name}`)"
     )
 
 

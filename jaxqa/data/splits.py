@@ -130,8 +130,11 @@ class NameList:
         """
         path = self.find(folder)
         if path is None:
-            looked = ", ".join(str(place) for place in self._places(folder))
-            raise UserError(f"{source}: no list of images found; looked for {looked}")
+            homes = ", ".join(str(home) for home in _homes(folder))
+            raise UserError(
+                f"{source}: no list of images found; put {' or '.join(self.files[:3])} into one of "
+                f"{homes}"
+            )
         names = name_lists.read_names(path)
         if self.count and len(names) != self.count:
             raise UserError(
@@ -148,8 +151,12 @@ class NameList:
         return next((path for path in self._places(folder) if path.is_file()), None)
 
     def _places(self, folder: Path) -> list[Path]:
-        homes = (folder, folder / "splits", folder.parent / "splits")
-        return [home / file for file in self.files for home in homes]
+        return [home / file for file in self.files for home in _homes(folder)]
+
+
+def _homes(folder: Path) -> tuple[Path, ...]:
+    """Where lists of others are looked for."""
+    return (folder, folder / "splits", folder.parent / "splits")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,8 @@ def test_folder_too_deep_or_too_shallow_is_said(tmp_path):
 def test_nothing_there_names_what_was_looked_for(tmp_path):
     with pytest.raises(
         UserError,
-        match=r"found none of its label files in .*/tad66k, .*/TAD66K, .*looked for "
-        r"dataset/merge/train\.csv \(official\).*another data root \(https://github",
+        match=r"found none of its label files; put the data set there or give another data root "
+        r"\(https://github.*looked in .*/tad66k, .*/TAD66K and .*dataset/merge/train\.csv \(off",
     ):
         registry.read_dataset("tad66k", tmp_path, "all")
 

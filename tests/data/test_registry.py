@@ -158,7 +158,7 @@ def test_unknown_data_set_lists_the_known(tmp_path):
 def test_missing_folder_says_where_it_looked(tmp_path):
     with pytest.raises(
         UserError,
-        match=r"none of its label files in .*nowhere/kadid10k, .*dmos\.csv.*no folder",
+        match=r"none of its label files; there is no folder .*nowhere/kadid10k, .*dmos\.csv",
     ):
         registry.read_dataset("kadid10k", tmp_path / "nowhere", "all")
 

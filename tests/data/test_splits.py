@@ -94,7 +94,9 @@ def test_a_list_of_another_length_or_content_is_refused(tmp_path):
 
 
 def test_a_list_that_is_not_there_names_the_places(tmp_path):
-    with pytest.raises(UserError, match=r"no list of images found; looked for .*splits/test\.txt"):
+    with pytest.raises(
+        UserError, match=r"no list of images found; put test\.txt into one of .*/splits"
+    ):
         _list_split().assign(ROWS, tmp_path)
 
 
