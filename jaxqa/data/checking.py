@@ -65,13 +65,14 @@ def check(
     rows = source.labels.rows
     facts, problems = list(_facts(info, source)), list(_label_problems(info, source))
     files = [source.images(row) for row in rows]
-    present = {str(file): file for found in files for file in found if file is not None}
+    present = {_key(file): file for found in files for file in found if file is not None}
     looked = _inspect(present, decode=decode, num_threads=num_threads, progress=progress)
     facts += _image_facts(looked.values())
-    problems += _missing(source, files, info)
+    missing, expected = _missing(source, files, info)
+    (facts if expected else problems).extend(missing)
     problems += _unreadable(looked)
     facts += _unlabelled(source, present.values())
-    digests = [tuple(looked[str(f)].digest for f in found if f is not None) for found in files]
+    digests = [tuple(looked[_key(f)].digest for f in found if f is not None) for found in files]
     problems += _twins(rows, digests)
     more_facts, more_problems = _splits(info, source, digests)
     facts += [*more_facts, *(f"known trap: {note}" for note in info.notes)]
@@ -154,6 +155,11 @@ def _inspect(
     return looked
 
 
+def _key(file: ImageSource) -> str:
+    """What an image is known by while it is looked at."""
+    return hashlib.blake2b(file).hexdigest() if isinstance(file, bytes) else str(file)
+
+
 def _look(file: ImageSource, decode: bool) -> _Inspected:
     name = "image in the table" if isinstance(file, bytes) else str(file)
     try:
@@ -179,19 +185,17 @@ def _image_facts(looked: Iterable[_Inspected]) -> Iterable[str]:
 
 
 def _missing(
-    source: Source,
-    files: Sequence[Sequence[ImageSource | None]],
-    info: DatasetInfo,
-) -> Iterable[str]:
+    source: Source, files: Sequence[Sequence[ImageSource | None]], info: DatasetInfo
+) -> tuple[list[str], bool]:
+    """What to say of missing images, and whether so many are known to be missing."""
     rows = source.labels.rows
     names = [row.name for row, found in zip(rows, files, strict=True) if None in found]
-    if names:
-        known = f" (up to {info.tolerated_missing} are known)" if info.tolerated_missing else ""
-        homes = ", ".join(str(home) for home in source.homes)
-        yield (
-            f"{len(names)} of {len(rows)} labelled images are missing{known}: {_some(names)}; "
-            f"looked in {homes}"
-        )
+    homes = ", ".join(str(home) for home in source.homes)
+    line = (
+        f"{len(names)} of {len(rows)} labelled images are missing: {_some(names)}; looked in "
+        f"{homes}"
+    )
+    return [line] * bool(names), len(names) <= info.tolerated_missing
 
 
 def _unreadable(looked: Mapping[str, _Inspected]) -> Iterable[str]:

@@ -127,6 +127,15 @@ def test_lists_that_are_not_there_are_said(tmp_path):
     assert "split qalign: not available: " in facts and "no list of images found" in facts
 
 
+def test_images_that_are_known_to_be_missing_are_no_problem(tmp_path):
+    votes = "0 0 0 0 9 0 0 0 0 0"
+    write_lines(tmp_path / "AVA.txt", [f"{i} {i} {votes} 1 2 3" for i in (1, 2)])
+    write_images(tmp_path / "image", ["2.jpg"])
+    facts, problems = _check("ava", tmp_path)
+    assert "1 of 2 labelled images are missing: 1.jpg; looked in" in facts
+    assert "missing" not in problems
+
+
 def test_tasks_without_scores(tmp_path):
     rows = [{"image": f"{i}.png", "distortion_class": "blur", "severity": "slight"} for i in "ab"]
     write_json(tmp_path / "train_dist.json", rows)

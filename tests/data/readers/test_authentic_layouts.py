@@ -98,6 +98,16 @@ def test_koniq_splits(tmp_path):
         names("qalign/train")
 
 
+def test_koniq_of_pyiqa_has_a_deviation_in_another_scale(tmp_path):
+    header = ["img_name", "mos", "std", "split", "c1"]
+    rows = [["a.jpg", 70.0, 0.5, "training", 0], ["b.jpg", 30.0, 0.6, "test", 0]]
+    write_csv(tmp_path / "meta_info" / "meta_info_KonIQ10kDataset.csv", header, rows)
+    write_images(tmp_path / "512x384", ["a.jpg", "b.jpg"])
+    (train,) = registry.read_dataset("koniq10k", tmp_path, "train")
+    assert (train.score, train.metadata["label_std"]) == (70.0, pytest.approx(0.5 * 27.82))
+    assert len(registry.read_dataset("koniq10k", tmp_path, "official/test")) == 1
+
+
 def test_koniq_scores_alone_have_no_official_split(tmp_path):
     _koniq(tmp_path, table="scores")
     with pytest.raises(UserError, match="no split file of its own; named splits: qalign"):
