@@ -7,6 +7,8 @@ from collections.abc import Sequence
 DOORS = {
     "train": "train a model, or go on where a run stopped",
     "evaluate": "compare models and tools on labelled data sets",
+    "score": "score images: files, folders, patterns, lists",
+    "compare": "say which of two images is better",
     "generate": "write completions for images and a prompt",
     "convert": "convert a model directory to or from Hugging Face",
     "data": "list, check and prepare data sets",

@@ -1,0 +1,264 @@
+"""Score images with a model: files, folders, patterns, lists; a table, a file, or lists to keep.
+
+Exit status: 0 if every image has a score, 1 if some have none, 2 for wrong input, 130 if stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from jaxqa.cli import score_filter, score_flags, score_inputs, score_output
+from jaxqa.cli.errors import run_door
+from jaxqa.cli.score_inputs import Item
+from jaxqa.cli.score_output import Journal, Row
+from jaxqa.errors import UserError
+from jaxqa.train.stop import Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from jaxqa.scoring.api import ImageScorer
+    from jaxqa.scoring.question import Question
+
+FAILED_STATUS = 1
+STOPPED_STATUS = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the door; return the exit status."""
+    return run_door(score, argv)
+
+
+def score(argv: Sequence[str] | None) -> int:
+    """Check what is cheap to check, score what is missing, write.
+
+    Raises:
+      UserError: a bad flag, input, model or place to write.
+    """
+    flags = score_flags.parser(__doc__).parse_args(argv)
+    items = score_inputs.expand(flags.inputs, prompt=flags.text)
+    output = _output(flags)
+    if output is not None and _is_finished(flags, output, items):
+        print(f"{output} is finished: all {len(items)} images are in it")
+        return 0
+    console = Console(stderr=True)
+    try:
+        with StopRequest() as stop:
+            scorer, question = load_scorer(flags)
+            if output is None:
+                rows = _collect(scorer, question, items, flags, stop, console)
+            else:
+                rows = _record(scorer, question, items, flags, stop, console, output)
+    except Stopped as stopped:
+        what = "" if output is None else "; run the same command with --resume to go on"
+        console.print(f"{stopped}{what}", highlight=False)
+        return STOPPED_STATUS
+    _report(rows, output, flags, scorer, question, console)
+    return FAILED_STATUS if any(row["error"] for row in rows) else 0
+
+
+def load_scorer(flags: argparse.Namespace) -> "tuple[ImageScorer, Question]":
+    """The model and what it is asked.
+
+    Raises:
+      UserError: no model, or one that cannot be asked so.
+    """
+    # Imported late: a wrong path or flag is answered before JAX is loaded.
+    from jaxqa.evaluation.selection import parse_prompts
+    from jaxqa.serving import loading
+    from jaxqa.sharding import MeshConfig
+
+    if flags.fsdp < 1 or flags.tensor < 1:
+        raise UserError("--fsdp and --tensor must be at least 1")
+    prompts = parse_prompts(flags.prompt)
+    unnamed = prompts.pop("", None)
+    if unnamed is not None:
+        prompts.setdefault(unnamed.task, unnamed)
+    options = loading.LoadOptions(
+        prompts=prompts,
+        max_new_tokens=flags.max_new_tokens,
+        max_pixels=flags.max_pixels,
+        mesh=MeshConfig(data=-1, fsdp=flags.fsdp, tensor=flags.tensor),
+        block_rows=flags.block_rows,
+    )
+    scorer = loading.load(flags.model, options=options, workers=flags.workers)
+    task = flags.task or (unnamed.task if unnamed else None)
+    question = scorer.question(
+        task,
+        flags.mode,
+        samples=flags.samples,
+        temperature=flags.temperature,
+        seed=flags.seed,
+    )
+    return scorer, question
+
+
+def _output(flags: argparse.Namespace) -> Path | None:
+    """The file to write, if any.
+
+    Raises:
+      UserError: a suffix that is not known, flags that do not go together.
+    """
+    filtered = score_filter.check(flags.top, flags.threshold, flags.quantile)
+    if (flags.keep or flags.drop) and not filtered:
+        raise UserError("--keep and --drop need --top, --threshold or --quantile")
+    if flags.resume and flags.overwrite:
+        raise UserError("--resume goes on and --overwrite begins again; give one of them")
+    if flags.output in (None, "-"):
+        if flags.resume:
+            raise UserError("--resume needs --output=FILE, beside which it finds what is done")
+        return None
+    output = Path(flags.output)
+    score_output.format_of(output)
+    if output.is_dir():
+        raise UserError(f"--output={output} is a folder; give the name of a file")
+    return output
+
+
+def _is_finished(flags: argparse.Namespace, output: Path, items: Sequence[Item]) -> bool:
+    """Whether there is nothing left to do.
+
+    Raises:
+      UserError: the output is there, and nobody asked to go on or to replace it.
+    """
+    journal = output.with_name(f"{output.name}.partial")
+    if flags.overwrite or journal.exists() or not output.exists():
+        return False
+    if not flags.resume:
+        raise UserError(f"{output} is there already; give --overwrite, or another --output")
+    missing = {item.path for item in items} - score_output.read_paths(output)
+    if missing:
+        raise UserError(
+            f"{output} is finished and lacks {len(missing)} of these images, for example "
+            f"{min(missing)}; give another --output, or --overwrite to score all again"
+        )
+    return True
+
+
+def _settings(flags: argparse.Namespace, question: "Question") -> dict[str, Any]:
+    """What scores depend on."""
+    import dataclasses
+
+    from jaxqa.cli.evaluate_models import weights_digest
+
+    named = ("prompt", "max_new_tokens", "max_pixels", "block_rows", "fsdp", "tensor")
+    return {
+        "model": weights_digest(flags.model),
+        **dataclasses.asdict(question),
+        **{name: getattr(flags, name) for name in named},
+    }
+
+
+def _record(
+    scorer: "ImageScorer",
+    question: "Question",
+    items: Sequence[Item],
+    flags: argparse.Namespace,
+    stop: StopRequest,
+    console: Console,
+    output: Path,
+) -> list[Row]:
+    """All rows, in order; those of an earlier run are not scored again."""
+    settings = _settings(flags, question)
+    with Journal(output, settings, resume=flags.resume, overwrite=flags.overwrite) as journal:
+        left = [item for item in items if item.key not in journal.rows]
+        done = len(items) - len(left)
+        for item, row in _rows(scorer, question, left, flags, stop, console, done=done):
+            journal.add(item.key, row)
+        rows = _filtered([journal.rows[item.key] for item in items], flags)
+        score_output.write(output, rows)
+        journal.remove()
+    return rows
+
+
+def _collect(
+    scorer: "ImageScorer",
+    question: "Question",
+    items: Sequence[Item],
+    flags: argparse.Namespace,
+    stop: StopRequest,
+    console: Console,
+) -> list[Row]:
+    found = dict(_rows(scorer, question, items, flags, stop, console, done=0))
+    return _filtered([found[item] for item in items], flags)
+
+
+def _rows(
+    scorer: "ImageScorer",
+    question: "Question",
+    items: Sequence[Item],
+    flags: argparse.Namespace,
+    stop: StopRequest,
+    console: Console,
+    *,
+    done: int,
+) -> Iterator[tuple[Item, Row]]:
+    """Score; rows come as they are ready."""
+    from jaxqa.cli.score_screen import progress
+
+    if question.task == "alignment" and any(item.prompt is None for item in items):
+        raise UserError(
+            "--task=alignment rates how well images show a text: give --text=TEXT, or a list with "
+            "a column prompt"
+        )
+    found = scorer.stream(
+        [item.path for item in items],
+        question,
+        prompts=[item.prompt for item in items],
+        batch_size=flags.batch_size,
+        allow_urls=flags.allow_urls,
+    )
+    with progress(console, done + len(items), done) as advance:
+        for count, (number, result) in enumerate(found, start=1):
+            item = items[number]
+            yield item, {"path": item.path, "prompt": item.prompt, **result.as_dict()}
+            advance(done + count)
+            stop.check("scoring")
+
+
+def _filtered(rows: list[Row], flags: argparse.Namespace) -> list[Row]:
+    """The rows with what is to be kept, and the lists."""
+    limits = {name: getattr(flags, name) for name in ("top", "threshold", "quantile")}
+    if not score_filter.check(**limits):
+        return rows
+    kept = score_filter.keep([row["score"] for row in rows], **limits)
+    rows = [{**row, "keep": keep} for row, keep in zip(rows, kept, strict=True)]
+    for path, wanted in ((flags.keep, True), (flags.drop, False)):
+        if path is not None:
+            score_output.write_paths(path, [r["path"] for r in rows if r["keep"] is wanted])
+    return rows
+
+
+def _report(
+    rows: Sequence[Row],
+    output: Path | None,
+    flags: argparse.Namespace,
+    scorer: "ImageScorer",
+    question: "Question",
+    console: Console,
+) -> None:
+    """What the user sees at the end."""
+    from jaxqa.cli import score_screen
+
+    if flags.output == "-":
+        sys.stdout.write(score_output.encode(rows, "csv").decode())
+    elif output is None and len(rows) == 1:
+        asked = f"{question.task}, {question.mode}, {scorer.name}"
+        limits = scorer.score_range(question.task)
+        Console().print(score_screen.card(rows[0], limits, question=asked))
+    elif output is None:
+        Console().print(score_screen.table(rows))
+    failed = [row for row in rows if row["error"]]
+    kept = sum(row.get("keep") is True for row in rows)
+    parts = [f"{len(rows) - len(failed)} of {len(rows)} images have a score"]
+    parts += [f"{kept} kept"] if "keep" in rows[0] else []
+    parts += [f"wrote {output}"] if output is not None else []
+    if output is not None or len(rows) > 1:
+        console.print("; ".join(parts), highlight=False, soft_wrap=True)
+    if failed and (output is not None or flags.output == "-"):
+        first = failed[0]
+        console.print(
+            f"no score: {first['path']}: {first['error']}", highlight=False, soft_wrap=True
+        )
