@@ -8,6 +8,7 @@ loader.get_state()  # JSON; set_state() goes on at the exact next batch
 import dataclasses
 import functools
 import hashlib
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -89,6 +90,9 @@ class Loader(Iterator[PromptBatch]):
 
     Batch number n is a pure function of the examples, the seed and n, so the position is one
     number, whatever the number of workers and processes. Workers start at the first `next`.
+
+    Attributes:
+        waited: seconds for which `take` has kept an idle device waiting.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Loader(Iterator[PromptBatch]):
         self._num_workers = num_workers
         self._fingerprint = fingerprint
         self._next = 0
+        self.waited = 0.0
         self._running = _Running()
         weakref.finalize(self, self._running.close)
 
@@ -127,6 +132,19 @@ class Loader(Iterator[PromptBatch]):
             self.close()
             raise
         self._next += 1
+        return batch
+
+    def take(self, work: Any) -> PromptBatch:
+        """The next batch; remembers in `waited` how long the device was kept waiting for it.
+
+        Args:
+            work: arrays that the device computes meanwhile. Where they are not ready when the
+                batch is, nobody has waited. The first batch, for which workers start, counts not.
+        """
+        begun, warm = time.monotonic(), self._running.is_open
+        batch = next(self)
+        if warm and all(leaf.is_ready() for leaf in jax.tree.leaves(work)):
+            self.waited += time.monotonic() - begun
         return batch
 
     def get_state(self) -> dict[str, Any]:
@@ -316,6 +334,10 @@ class _Running:
         # Out of the workers' shared memory: its files and descriptors must not live as long as
         # whoever keeps the batch.
         return jax.tree.map(_owned, next(self._iterator))
+
+    @property
+    def is_open(self) -> bool:
+        return self._iterator is not None
 
     def close(self) -> None:
         if self._iterator is not None:

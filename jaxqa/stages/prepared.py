@@ -45,7 +45,7 @@ class LoaderSource:
         self.close = loader.close
 
     def next(self, params: Params, step: int) -> tuple[Any, dict[str, float]]:
-        """The next batch; the policy and the step do not matter."""
-        del params, step
-        fields = self._fields_of(next(self._loader))
+        """The next batch; the step does not matter, nor what the policy is."""
+        del step
+        fields = self._fields_of(self._loader.take(params))
         return self._batch_type(**sharding.shard_rows(fields, self._mesh)), {}

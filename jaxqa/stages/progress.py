@@ -16,6 +16,10 @@ from rich.progress import (
 
 SHOWN = ("loss", "reward", "entropy")
 SECONDS_BETWEEN_LINES = 15.0
+WAITING = "waiting"
+"""Name of the share of the time in which the device waits for data; not logged: it is not the
+run's but the machine's."""
+WORTH_SAYING = 0.1
 
 Advance = Callable[[int, Mapping[str, float]], None]
 
@@ -34,8 +38,36 @@ def show_progress(console: Console, name: str, steps: int, done: int) -> Iterato
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """The few metrics worth watching, in fixed width."""
-    return "  ".join(f"{name} {metrics[name]:7.4f}" for name in SHOWN if name in metrics)
+    """The few metrics worth watching, in fixed width; waiting for data only where it matters."""
+    shown = [f"{name} {metrics[name]:7.4f}" for name in SHOWN if name in metrics]
+    if metrics.get(WAITING, 0.0) >= WORTH_SAYING:
+        shown.append(f"waits for data {metrics[WAITING]:4.0%}")
+    return "  ".join(shown)
+
+
+class DataWaits:
+    """Share of the time since the last look in which the device waited for data."""
+
+    def __init__(self, waited: Callable[[], float]):
+        """Take what gives the seconds waited so far."""
+        self._waited = waited
+        self._last = (time.monotonic(), waited())
+
+    def share(self) -> dict[str, float]:
+        """The share, under its name among the metrics that are shown."""
+        (then, before), now = self._last, (time.monotonic(), self._waited())
+        self._last = now
+        return {WAITING: (now[1] - before) / max(now[0] - then, 1e-9)}
+
+
+def advise(console: Console, name: str, waited: float, seconds: float) -> None:
+    """Say it if a stage spent much of its time waiting for data, and what helps."""
+    if waited >= max(WORTH_SAYING * seconds, 1.0):
+        console.print(
+            f"{name}: {waited / seconds:.0%} of the time ({waited:.0f} s) the device waited for "
+            "data; more config.data.workers, or cache_mb for a small data set, may help",
+            highlight=False,
+        )
 
 
 def _bar(console: Console) -> Progress:

@@ -190,6 +190,7 @@ def _train_stage(
         config = loop.LoopConfig(
             name=name, steps=stage.steps, save_every=stage.save_every, seed=setup.config.seed
         )
+        begun = time.monotonic()
         try:
             with progress.show_progress(setup.console, name, stage.steps, restored) as advance:
                 state, seconds = loop.train(
@@ -198,25 +199,28 @@ def _train_stage(
                     prepared.update,
                     prepared.source,
                     checkpoints=checkpoints,
-                    diary=_Diary(name, log, advance),
+                    diary=_Diary(name, log, advance, progress.DataWaits(lambda: loader.waited)),
                     stop=stop,
                 )
         finally:
             prepared.source.close()
             checkpoints.close()
+        progress.advise(setup.console, name, loader.waited, time.monotonic() - begun)
     return kinds.policy_params(stage, state.params), seconds
 
 
 class _Diary:
     """Metrics to the log and to the screen."""
 
-    def __init__(self, stage: str, log: MetricLog, advance: progress.Advance):
-        self._stage, self._log, self._advance = stage, log, advance
+    def __init__(
+        self, stage: str, log: MetricLog, advance: progress.Advance, waits: progress.DataWaits
+    ):
+        self._stage, self._log, self._advance, self._waits = stage, log, advance, waits
         self.sync = log.sync
 
     def record(self, step: int, metrics: loop.Metrics) -> None:
         self._log.append(self._stage, step, metrics)
-        self._advance(step, metrics)
+        self._advance(step, metrics | self._waits.share())
 
 
 def _write_stage(

@@ -109,7 +109,7 @@ class RolloutSource:
 
     def _round(self, params: Params, step: int, earlier: list[Round]) -> tuple[Groups, Round]:
         """Prompts, their answers, rewards and advantages, and which groups pass the filter."""
-        host = next(self._prompter)
+        host = self._prompter.take(params)
         prompts = sharding.shard_rows(host.prompts, self._mesh)
         rollout = self._sample(params, prompts, host, step)
         texts = decode_groups(self._tokenizer, rollout)

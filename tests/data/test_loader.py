@@ -299,3 +299,29 @@ def test_workers_die_with_a_killed_parent_but_outlive_a_signal_to_the_group(tmp_
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(worker) for worker in workers)
+
+
+class Work:
+    """What the device computes."""
+
+    def __init__(self, ready):
+        self.is_ready = lambda: ready
+
+
+def test_only_an_idle_device_waits_for_data(examples, monkeypatch):
+    loader = training(examples)
+    loader.take([Work(True)])
+    assert loader.waited == 0.0  # the start counts not
+    real = Loader.__next__
+
+    def slow(self):
+        time.sleep(0.05)
+        return real(self)
+
+    monkeypatch.setattr(Loader, "__next__", slow)
+    loader.take([Work(True), Work(False)])
+    assert loader.waited == 0.0
+    batch = loader.take([Work(True)])
+    assert 0.05 <= loader.waited < 1.0
+    loader.close()
+    assert_equal(batch, take(training(examples), 3)[2])

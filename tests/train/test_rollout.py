@@ -49,6 +49,9 @@ class FakeLoader(Loader):
         self.position += 1
         return host_batch(numbers.astype(np.int64))
 
+    def take(self, work: Any) -> PromptBatch:
+        return next(self)
+
     def get_state(self) -> dict[str, Any]:
         return {"position": self.position}
 
