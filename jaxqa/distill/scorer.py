@@ -21,7 +21,7 @@ from jaxqa.distill.basis import OutputMapping, weighted_sums
 from jaxqa.distill.pixels import Block, Source, blocks
 from jaxqa.distill.resize import resize_pixels
 from jaxqa.models.clip.model import Clip, unit
-from jaxqa.typing import Array, Float, Params, Shaped
+from jaxqa.typing import Array, Float, Params, Shaped, UInt8
 
 _EMBEDDINGS_AT_ONCE = 4096
 
@@ -162,6 +162,10 @@ class RaliScorer:
             found.append((_embedding_scores(self.model, self.params, block), len(part)))
         parts = [np.asarray(scores)[:length] for scores, length in found]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def dispatch(self, pixels: UInt8[np.ndarray, "B side side 3"]) -> Float[Array, " B"]:
+        """Begin to score one block of prepared images; the result is read when it is ready."""
+        return _scores(self.model, self.params, sharding.shard_rows(pixels, self.mesh))
 
     def score_pixels(self, pixels: Float[Array, "B h w 3"]) -> Float[Array, " B"]:
         """Answers for RGB pixels in 0..255 of any size, for use under `jax.jit` and `jax.grad`.

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from jaxqa.scoring.urls import UrlPolicy
 _WORKERS = max(1, min(8, os.cpu_count() or 1))
 
 
+@runtime_checkable
 class ScoringModel(Protocol):
     """What stands behind a scorer: a reasoning model, a distilled one, ..."""
 

@@ -9,7 +9,7 @@ import collections
 import itertools
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 _READY_ROWS = 4  # prepared ahead, per thread
 
 
+@runtime_checkable
 class Row(Protocol):
     """One prepared question."""
 
@@ -30,6 +31,7 @@ class Row(Protocol):
         ...
 
 
+@runtime_checkable
 class Asker(Protocol, Generic[Result]):
     """Asks a model one kind of question, in blocks of `rows` rows."""
 
@@ -59,6 +61,7 @@ class Asker(Protocol, Generic[Result]):
         ...
 
 
+@runtime_checkable
 class Query(Protocol):
     """One question before it is prepared."""
 

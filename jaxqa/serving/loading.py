@@ -5,9 +5,13 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from jaxqa import sharding
 from jaxqa.data.images import DEFAULT_LIMITS, DecodeLimits
 from jaxqa.data.prompts import PromptTemplate, get_template
+from jaxqa.distill.artifact import is_artifact, load_artifact
+from jaxqa.distill.scoring_model import RaliScoringModel
 from jaxqa.errors import UserError
 from jaxqa.scoring import loading, manifest
 from jaxqa.scoring.api import ImageScorer, ScoringModel
@@ -93,14 +97,19 @@ def _open_reasoner(directory: Path, options: LoadOptions) -> ReasoningModel:
             raise UserError(f"max_new_tokens is {options.max_new_tokens}; expected at least 1")
         asked = dataclasses.replace(asked, max_new_tokens=options.max_new_tokens)
     mesh = sharding.make_mesh(options.mesh)
+    rows = _block_rows(options, mesh)
+    model, encoder, params = loading.load_model(directory, mesh=mesh, max_pixels=options.max_pixels)
+    return ReasoningModel(model, encoder, params, mesh=mesh, manifest=asked, rows=rows)
+
+
+def _block_rows(options: LoadOptions, mesh: Mesh) -> int:
     rows = options.block_rows
     if rows is None:
         rows = _ROWS_PER_DEVICE * mesh.shape["data"] * mesh.shape["fsdp"]
     if rows < 1:
         raise UserError(f"block_rows is {rows}; expected at least 1")
     sharding.check_rows(rows, mesh, name="block_rows")
-    model, encoder, params = loading.load_model(directory, mesh=mesh, max_pixels=options.max_pixels)
-    return ReasoningModel(model, encoder, params, mesh=mesh, manifest=asked, rows=rows)
+    return rows
 
 
 def _template(task: str, prompt: str | PromptTemplate) -> PromptTemplate:
@@ -110,7 +119,23 @@ def _template(task: str, prompt: str | PromptTemplate) -> PromptTemplate:
     return template
 
 
+def _open_rali(directory: Path, options: LoadOptions) -> RaliScoringModel:
+    for name in ("prompts", "max_new_tokens", "max_pixels"):
+        if getattr(options, name):
+            raise UserError(
+                f"{name}: {directory} is a distilled scorer, which is asked nothing and sees one "
+                "size; leave the option out"
+            )
+    mesh = sharding.make_mesh(options.mesh)
+    return RaliScoringModel(load_artifact(directory), mesh=mesh, rows=_block_rows(options, mesh))
+
+
 KINDS = (
+    ModelKind(
+        name="a RALI artifact with rali.json",
+        matches=is_artifact,
+        open=_open_rali,
+    ),
     ModelKind(
         name="a Qwen2.5-VL directory with config.json",
         matches=lambda directory: (directory / "config.json").is_file(),
