@@ -10,7 +10,7 @@ from jaxqa.reasoning.findings import Finding, gather
 from jaxqa.reasoning.labels import known_scales, unit_score
 from jaxqa.reasoning.leaks import find_leak
 from jaxqa.reasoning.pipeline import Ask, Item, Steps
-from jaxqa.reasoning.requests import ask, check_gaps
+from jaxqa.reasoning.requests import ask, check_gaps, check_single
 from jaxqa.reasoning.verdicts import read_verdict
 from jaxqa.sampling.config import SamplingConfig
 
@@ -55,6 +55,7 @@ class AesCot:
     judge_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
 
     def __post_init__(self):
+        check_single("judge_sampling", self.judge_sampling)
         check_gaps("prompt", self.prompt, {"score", "level"})
         check_gaps("guidance", self.guidance, {"score", "level"})
         check_gaps("judge_prompt", self.judge_prompt, {"score", "level", "text"})

@@ -11,7 +11,7 @@ from jaxqa.reasoning.findings import Finding, gather
 from jaxqa.reasoning.labels import known_scales, unit_score
 from jaxqa.reasoning.leaks import find_leak
 from jaxqa.reasoning.pipeline import Ask, Item, Outcome, Steps
-from jaxqa.reasoning.requests import ask, check_gaps
+from jaxqa.reasoning.requests import ask, check_gaps, check_single
 from jaxqa.reasoning.verdicts import read_verdict
 from jaxqa.sampling.config import SamplingConfig
 
@@ -70,6 +70,7 @@ class FastSlow:
     judge_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
 
     def __post_init__(self):
+        check_single("judge_sampling", self.judge_sampling)
         fast = {"score", "low", "high", "shortest", "longest"}
         check_gaps("fast_prompt", self.fast_prompt, fast)
         check_gaps("slow_prompt", self.slow_prompt, fast | {"attributes", "aim"})

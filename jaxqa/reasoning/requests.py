@@ -47,6 +47,12 @@ def ask(
     )
 
 
+def check_single(name: str, sampling: SamplingConfig) -> None:
+    """Raise ValueError unless one answer is asked for: further ones would be read by nobody."""
+    if sampling.num_samples != 1:
+        raise ValueError(f"{name}.num_samples is {sampling.num_samples}; one reply is read: set 1")
+
+
 def check_gaps(name: str, prompt: str, gaps: set[str]) -> None:
     """Raise ValueError unless the gaps of a prompt are among those that can be filled."""
     try:
