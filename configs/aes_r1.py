@@ -116,7 +116,9 @@ def _rapo(steps: int, *, binary: bool) -> GrpoStage:
 
 def _demo() -> ml_collections.ConfigDict:
     sources = {"aesthetics": recipes.demo_source("aesthetics", "concise_aesthetics_unit")}
-    pipeline = AesCot(counts={"bad": 100, "fair": 300, "good": 300}, judge_prompt="")
+    pipeline = AesCot(
+        counts={"bad": 100, "fair": 300, "good": 300}, judge_prompt="", min_dimensions=2
+    )
     return make_config(
         stages={
             "warmup": recipes.demo_warmup(),
