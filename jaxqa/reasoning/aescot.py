@@ -7,7 +7,7 @@ from typing import Literal
 from jaxqa.reasoning import keywords, layout, wording
 from jaxqa.reasoning.expert import Reply, Sample
 from jaxqa.reasoning.findings import Finding, gather
-from jaxqa.reasoning.labels import known_scales, unit_score
+from jaxqa.reasoning.labels import known_scales, lacks_score, unit_score
 from jaxqa.reasoning.leaks import find_leak
 from jaxqa.reasoning.pipeline import Ask, Item, Steps
 from jaxqa.reasoning.requests import ask, check_gaps, check_single
@@ -79,6 +79,10 @@ class AesCot:
             return (yield from self._examine(item, sample, turn=1 + number))
 
         return (yield from gather(reply, examine))
+
+    def lacks(self, item: Item) -> str | None:
+        """See `Pipeline`: a score."""
+        return lacks_score(item)
 
     def group(self, item: Item) -> str:
         """See `Pipeline`: the level."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from jaxqa.reasoning import keywords, layout, wording
 from jaxqa.reasoning.expert import Reply, Sample
 from jaxqa.reasoning.findings import Finding, gather
-from jaxqa.reasoning.labels import known_scales, unit_score
+from jaxqa.reasoning.labels import known_scales, lacks_score
 from jaxqa.reasoning.leaks import find_leak
 from jaxqa.reasoning.pipeline import Ask, Item, Outcome, Steps
 from jaxqa.reasoning.requests import ask, check_gaps, check_single
@@ -102,6 +102,10 @@ class FastSlow:
 
         return (yield from gather(reply, examine))
 
+    def lacks(self, item: Item) -> str | None:
+        """See `Pipeline`: a score."""
+        return lacks_score(item)
+
     def group(self, item: Item) -> str:
         """See `Pipeline`: the way of thinking."""
         return "fast" if item.source.template.task == "quality" else "slow"
@@ -111,7 +115,6 @@ class FastSlow:
         return {}
 
     def _facts(self, item: Item) -> dict[str, Any]:
-        unit_score(item)  # there is one
         template, slow = item.source.template, self.group(item) == "slow"
         words = self.slow_words if slow else self.fast_words
         return {

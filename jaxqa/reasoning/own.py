@@ -27,6 +27,11 @@ class OwnWords:
         reply = yield Ask(request=question(item, sampling))
         return (yield from gather(reply, self._examine))
 
+    def lacks(self, item: Item) -> str | None:
+        """See `Pipeline`: nothing."""
+        del item
+        return None
+
     def group(self, item: Item) -> str:
         """See `Pipeline`."""
         return item.source.name

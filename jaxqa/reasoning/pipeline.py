@@ -17,6 +17,9 @@ from jaxqa.sampling.config import SamplingConfig
 
 Role = Literal["expert", "judge"]
 
+UNLABELLED = "unlabelled"
+"""Group of images that lack what a pipeline needs; reason for which they are dropped."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
@@ -64,13 +67,22 @@ class Pipeline(Protocol):
         """The conversation about one image."""
         ...
 
+    def lacks(self, item: Item) -> str | None:
+        """What an image lacks to be asked about, or None."""
+        ...
+
     def group(self, item: Item) -> str:
-        """What the audit counts the image under, and quotas hold for."""
+        """What the audit counts an image that lacks nothing under, and quotas hold for."""
         ...
 
     def quotas(self) -> Mapping[str, int]:
         """Group -> how many images of it are wanted; empty: all there are."""
         ...
+
+
+def group_of(pipeline: Pipeline, item: Item) -> str:
+    """The group of any image; `UNLABELLED` where it lacks something."""
+    return pipeline.group(item) if pipeline.lacks(item) is None else UNLABELLED
 
 
 def converse(
@@ -118,7 +130,7 @@ def take(
             if len(batch) == size:
                 later += left[position:]
                 break
-            group = pipeline.group(item)
+            group = group_of(pipeline, item)
             if quotas and room.get(group, 0) <= 0:
                 if kept.get(group, 0) < quotas.get(group, 0):
                     later.append(item)  # the batch may fall short of what it promises

@@ -9,7 +9,7 @@ from typing import Literal
 from jaxqa.reasoning import layout, wording
 from jaxqa.reasoning.expert import EXPERT_FAILED, Reply, Sample
 from jaxqa.reasoning.findings import Finding, gather
-from jaxqa.reasoning.labels import FIVE_LEVELS, unit_score
+from jaxqa.reasoning.labels import FIVE_LEVELS, lacks_score, unit_score
 from jaxqa.reasoning.pipeline import Ask, Item, Outcome, Steps
 from jaxqa.reasoning.requests import ask, check_gaps
 from jaxqa.sampling.config import SamplingConfig
@@ -88,6 +88,10 @@ class PlanThenReason:
             return outcome
         right = sum(self._is_right(sample, unit) for sample in reply)
         return self._reject(outcome, share=right / len(reply), plan=facts["plan"])
+
+    def lacks(self, item: Item) -> str | None:
+        """See `Pipeline`: a score."""
+        return lacks_score(item)
 
     def group(self, item: Item) -> str:
         """See `Pipeline`: the task."""

@@ -9,7 +9,7 @@ from jaxqa.data.encoding import named_images
 from jaxqa.errors import UserError
 from jaxqa.reasoning import pipeline as pipelines
 from jaxqa.reasoning.expert import EXPERT_FAILED, NO_IMAGE, Check, Expert
-from jaxqa.reasoning.pipeline import Item, Outcome, Pipeline, Role
+from jaxqa.reasoning.pipeline import UNLABELLED, Item, Outcome, Pipeline, Role
 from jaxqa.reasoning.rationale_file import record_of
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.train.json_lines import JsonLines, keep_json_lines, read_json_lines
@@ -61,7 +61,11 @@ def write_rationales(
             check()
             outcomes = _outcomes(batch, pipeline, experts, sampling, check)
             records = [
-                record_of(item, _learnable(item, outcome, refuse), group=pipeline.group(item))
+                record_of(
+                    item,
+                    _learnable(item, outcome, refuse),
+                    group=pipelines.group_of(pipeline, item),
+                )
                 for item, outcome in zip(batch, outcomes, strict=True)
             ]
             file.append(records)
@@ -83,24 +87,23 @@ def _outcomes(
     sampling: SamplingConfig,
     check: Check,
 ) -> list[Outcome]:
-    """Ask about every image that can be read."""
-    problems = [_unreadable(item) for item in batch]
-    readable = [item for item, problem in zip(batch, problems, strict=True) if problem is None]
-    talks = [pipeline.write(item, sampling) for item in readable]
+    """Ask about every image that can be asked about."""
+    unfit = [_unfit(item, pipeline) for item in batch]
+    pairs = zip(batch, unfit, strict=True)
+    talks = [pipeline.write(item, sampling) for item, outcome in pairs if outcome is None]
     found = iter(pipelines.converse(talks, experts, check))
-    return [
-        next(found) if problem is None else Outcome(reason=NO_IMAGE, detail=problem)
-        for problem in problems
-    ]
+    return [next(found) if outcome is None else outcome for outcome in unfit]
 
 
-def _unreadable(item: Item) -> str | None:
-    """What is wrong with an image, by its header; None if nothing is."""
+def _unfit(item: Item, pipeline: Pipeline) -> Outcome | None:
+    """What becomes of an image about which nothing can be asked; None of others."""
+    if (problem := pipeline.lacks(item)) is not None:
+        return Outcome(reason=UNLABELLED, detail=problem)
     try:
         for name, image in named_images(item.example):
             images.read_size(image, name=name)
     except UserError as error:
-        return str(error)
+        return Outcome(reason=NO_IMAGE, detail=str(error))
     return None
 
 

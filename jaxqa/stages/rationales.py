@@ -41,7 +41,7 @@ def check(setup: Setup, name: str, stage: RationalesStage) -> None:
     for role, config in _roles(stage).items():
         if config.endpoint:
             _api_key(setup, name, role, config)
-        else:
+        elif not config.stand_in:
             sharding.check_rows(stage.batch_size, setup.mesh, name=f"config.{name}.batch_size")
             setup.check_room(stage.sampling.max_new_tokens, name=name)
 

@@ -189,8 +189,15 @@ def test_published_compositions():
     AesCot(counts=AESCOT_3K)
 
 
-def test_an_image_without_a_score_is_refused(tmp_path):
-    with serving(play()) as server, pytest.raises(UserError, match="needs one"):
-        write_all(tmp_path / "a", [item(0, score=None, template="aes_r1")], AesCot(), server)
-    with serving(play()) as server, pytest.raises(UserError, match="needs one"):
-        write_all(tmp_path / "b", [item(0, score=float("nan"))], AesCot(), server)
+def test_an_image_without_a_score_is_dropped_and_counted(tmp_path):
+    labels = (None, float("nan"), float("inf"), -0.2, 1.01, 0.5)
+    items = [item(n, score=label, template="aes_r1") for n, label in enumerate(labels)]
+    with serving(play()) as server:
+        lines, audit = write_all(tmp_path / "a.jsonl", items, AesCot(), server)
+        assert len(server.bodies) == 2
+    assert audit["images"] == {"asked": 6, "not_asked": 0, "kept": 1, "unlabelled": 5}
+    assert "1.01 is outside 0..1" in lines[4]["detail"] and lines[1]["score"] is None
+    with serving(play()) as server:
+        pipeline = AesCot(counts={"fair": 1})
+        _, audit = write_all(tmp_path / "b.jsonl", items, pipeline, server)
+    assert audit["images"] == {"asked": 1, "not_asked": 5, "kept": 1}
