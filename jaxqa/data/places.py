@@ -71,7 +71,7 @@ def _not_found(info: DatasetInfo, root: Path) -> str:
         where = "deeper" if root in elsewhere.parents else "higher"
         hint = f"it lies {where}, in {elsewhere}: give that folder as the data root"
     elif not root.is_dir():
-        hint = f"there is no folder {root}"
+        hint = f"there is no folder {root}: put the data set there or give another data root"
     else:
         hint = f"put the data set there or give another data root ({info.homepage})"
     return (

@@ -216,7 +216,7 @@ def run(capsys, data: Path, workdir: Path, *flags: str) -> str:
         ("--config.data.root=/nowhere", "put the data set there or give another data root"),
         (
             "--config.data.sources.demo.dataset=kadid11k",
-            "unknown data set 'kadid11k'; known are kadid10k",
+            "unknown data set 'kadid11k'; known are koniq10k",
         ),
         (
             "--config.data.sources.demo.split=x",
@@ -277,7 +277,7 @@ def label_out_of_range(root: Path) -> None:
     ("damage", "message"),
     [
         (no_labels, "jaxqa_demo is empty: its label file has no rows"),
-        (no_images, "cannot list the images: No such file or directory"),
+        (no_images, "15 of 15 image files of jaxqa_demo are missing: I01_01_01.png"),
         (one_missing_image, "1 of 15 image files of jaxqa_demo are missing: I02_01_03.png"),
         (no_image_at_all, "I02_01_03.png: no image found; expected a complete file in one of"),
         (long_image, "aspect ratio over 200: the image is 30000 x 100 pixels"),
