@@ -104,3 +104,25 @@ class AnswerStore:
                 f"{path} holds answers made with other settings ({changes}); give another "
                 "--answers directory, or remove the file to answer anew"
             )
+
+
+def read_answers(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
+    """Settings and answers of one file, of an evaluation or of a training run's test.
+
+    The latter has no settings.
+
+    Raises:
+      UserError: no such file, no answers, or damaged ones.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected the answers of an evaluation (JSON lines)")
+    settings: dict[str, Any] = {}
+    predictions = []
+    for number, line in enumerate(read_json_lines(path), start=1):
+        if number == 1 and isinstance(line.get("settings"), dict):
+            settings = line["settings"]
+        else:
+            predictions.append(parse_prediction(line, f"{path}, line {number}"))
+    if not predictions:
+        raise UserError(f"{path} holds no answers; let `jaxqa evaluate` finish first")
+    return settings, predictions

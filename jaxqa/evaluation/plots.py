@@ -26,7 +26,7 @@ PART_DASHES = {
 }
 """Name -> dash of the parts of a `curve`, in order; more parts than these are not drawn."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # real text: crisp, small, set in the page's own font
     "font.size": 8.5,
     "text.color": _INK,
@@ -64,7 +64,7 @@ def scatter(
     Predictions without a score are left out.
     """
     scores, labels = scores_and_labels(predictions)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _framed(3.4, 3.32)
         low, high = _padded(label_range)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
@@ -95,7 +95,7 @@ def distributions(
     scores, _ = scores_and_labels(predictions)
     labels = np.array([prediction.label for prediction in predictions], np.float64)
     edges = np.linspace(*label_range, 17).tolist()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _framed(3.4, 1.6)
         axes.hist(labels, edges, color=LABEL_COLOUR, alpha=0.45, linewidth=0)
         axes.hist(scores, edges, color=colour, histtype="step", linewidth=1.5)
@@ -118,7 +118,7 @@ def curve(
     Faint as logged and strong as a running mean, or without `smooth` once, as logged. `parts`
     are drawn thin beside it, each in its own dash, in the order of the mapping.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(3.4, 1.75), layout="constrained")
         axes = figure.subplots()
         for points, dash in zip((parts or {}).values(), PART_DASHES.values(), strict=False):
