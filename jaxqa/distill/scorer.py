@@ -5,9 +5,8 @@ for found in scorer.score(paths): print(found.score, found.error)
 grads = jax.grad(lambda pixels: scorer.score_pixels(pixels).sum())(pixels)
 """
 
-import collections
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import jax
@@ -18,7 +17,8 @@ from jax.sharding import Mesh
 from jaxqa import sharding
 from jaxqa.distill.artifact import Artifact
 from jaxqa.distill.basis import OutputMapping, weighted_sums
-from jaxqa.distill.pixels import Block, Source, blocks
+from jaxqa.distill.embedding import run_blocks
+from jaxqa.distill.pixels import Block, Source
 from jaxqa.distill.resize import resize_pixels
 from jaxqa.models.clip.model import Clip, unit
 from jaxqa.typing import Array, Float, Params, Shaped, UInt8
@@ -174,15 +174,14 @@ class RaliScorer:
         """
         return self.model.scores(self.params, resize_pixels(pixels, self.config))
 
-    def _run(self, function, images: Iterable[Source]) -> Iterator[tuple[Block, np.ndarray]]:  # noqa: ANN001
-        """Results of each block; the next one is under way while the host reads the last."""
-        waiting: collections.deque[tuple[Block, Array]] = collections.deque()
-        prepared = blocks(images, self.config, size=self._block_size, workers=self._workers)
-        for block in prepared:
-            pixels = sharding.shard_rows(block.pixels, self.mesh)
-            waiting.append((block, function(self.model, self.params, pixels)))
-            if len(waiting) > 1:
-                first, result = waiting.popleft()
-                yield first, np.asarray(result)
-        for block, result in waiting:
-            yield block, np.asarray(result)
+    def _run(
+        self, function: Callable[..., Array], images: Iterable[Source]
+    ) -> Iterator[tuple[Block, np.ndarray]]:
+        return run_blocks(
+            functools.partial(function, self.model, self.params),
+            images,
+            self.config,
+            size=self._block_size,
+            workers=self._workers,
+            mesh=self.mesh,
+        )
