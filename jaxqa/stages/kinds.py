@@ -33,7 +33,8 @@ def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
     Raises:
       UserError: the data, the model, the mesh and the stage do not fit together.
     """
-    sharding.check_rows(stage.batch_size, setup.mesh, name=f"config.{name}.batch_size")
+    rows = stage.batch_size // stage.micro_batches
+    sharding.check_rows(rows, setup.mesh, name=f"rows of a micro-batch of config.{name}")
     vision = setup.model.config.vision
     if isinstance(stage, WarmupStage) and (vision.patch_values, vision.merge_unit) != (588, 4):
         raise UserError(

@@ -148,8 +148,8 @@ class GrpoStage(StageConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.rewards:
-            raise ValueError("rewards: at least one term")
+        if not self.rewards or "std" in self.rewards:
+            raise ValueError("rewards: at least one term, none of the name std (a metric's)")
         if self.sampling.num_samples < 2:
             raise ValueError("sampling.num_samples: a group needs at least 2 answers")
         if self.sampling.temperature <= 0:

@@ -24,6 +24,7 @@ from jaxqa.objectives.advantages import (
 from jaxqa.objectives.entropy_gate import GateConfig, high_entropy_tokens
 from jaxqa.rewards import parsing
 from jaxqa.rewards.answers import Answers, Targets
+from jaxqa.rewards.labels import ABSENT
 from jaxqa.rewards.registry import RewardTerm, combine
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Rollout, Sampler
@@ -170,14 +171,17 @@ class RolloutSource:
     def _rewards(
         self, answers: Answers, host: PromptBatch
     ) -> tuple[Float[Array, "N G"], dict[str, jax.Array], dict[str, jax.Array]]:
-        """Rewards over the whole rollout batch: pairs may span every device."""
+        """Rewards over the whole rollout batch: pairs may span every device.
+
+        Rows without a readable image have no label, so that nothing is ranked against them.
+        """
         targets = Targets(
-            score=host.labels,
+            score=np.where(host.valid, host.labels, np.float32(np.nan)),
             pool=host.pools,
             task=host.task,
-            class_id=host.class_id,
-            severity_id=host.severity_id,
-            choice_id=host.choice_id,
+            class_id=np.where(host.valid, host.class_id, ABSENT),
+            severity_id=np.where(host.valid, host.severity_id, ABSENT),
+            choice_id=np.where(host.valid, host.choice_id, ABSENT),
         )
         placed = sharding.shard_rows((answers, targets), self._mesh)
         return combine(self.config.terms, *placed)

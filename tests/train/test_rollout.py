@@ -257,6 +257,29 @@ def test_a_row_without_an_image_is_never_trained_on():
         np.testing.assert_array_equal(examples(batch), expected)
 
 
+def test_nothing_is_ranked_against_a_row_without_an_image():
+    """Whatever is wrong with such a row, the others earn the same."""
+
+    class Bad(FakeLoader):
+        def __init__(self, label):
+            super().__init__(first=99)
+            self.label = label
+
+        def __next__(self):
+            batch = super().__next__()
+            labels = np.where(np.arange(ROWS) == 2, self.label, batch.labels).astype(np.float32)
+            return dataclasses.replace(batch, labels=labels, valid=np.arange(ROWS) != 2)
+
+    terms = (("rank", RewardTerm(name="thurstone_fidelity")),)
+    rewards = []
+    for label in (1.0, 5.0):
+        records = []
+        make_source(Bad(label), records, terms=terms).next({}, 0)
+        rewards.append([line["reward"] for line in records[0][1]])
+    assert rewards[0] == rewards[1]
+    assert rewards[0][6:9] == [0, 0, 0] and max(rewards[0]) > 0.5
+
+
 def test_the_gate_is_the_quantile_of_what_the_filter_leaves():
     gate = GateConfig(source="sampler", rho=0.3)
     for config in (FilterConfig(), FILTER):
