@@ -8,7 +8,7 @@ from jaxqa.data.readers import aadb
 from jaxqa.data.records import DatasetInfo
 from jaxqa.data.splits import ListSplit, NameList, SeededSplit
 
-_AVA_IMAGES = ("image", "images", "AVA_dataset/image", "AVA_dataset/images")
+_AVA_IMAGES = ("image", "images", "ava_images", "AVA_dataset/image", "AVA_dataset/images")
 _AVA_COLUMNS = Columns(suffix=".jpg")
 _AVA_LISTS = ("aesthetics_image_lists/", "AVA_dataset/aesthetics_image_lists/", "")
 

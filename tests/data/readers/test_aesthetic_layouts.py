@@ -63,8 +63,8 @@ def test_ava_lines_that_make_no_sense(tmp_path, line, message):
 def test_ava_of_pyiqa_has_parts_as_numbers(tmp_path):
     rows = [[f"{n}.jpg", 5.1, n % 3] for n in (300, 301, 302)]
     header = ["img_name", "MOS", "official_split"]
-    write_csv(tmp_path / "meta_info_AVADataset.csv", header, rows)
-    write_images(tmp_path / "image", [row[0] for row in rows])
+    write_csv(tmp_path / "meta_info" / "meta_info_AVADataset.csv", header, rows)
+    write_images(tmp_path / "AVA_dataset" / "ava_images", [row[0] for row in rows])
     for part, name in (("train", "300.jpg"), ("validation", "301.jpg"), ("test", "302.jpg")):
         (example,) = registry.read_dataset("ava", tmp_path, part)
         assert example.image.name == name
