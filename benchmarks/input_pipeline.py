@@ -67,7 +67,7 @@ def ours() -> Process:
 
     def process(path: Path) -> object:
         pixels = preprocess.resize_image(images.decode(path), limits)
-        count = layout.count_tokens(*pixels.shape[:2], config.vision)
+        count = layout.count_tokens(pixels.shape[0], pixels.shape[1], config.vision)
         return layout.build_row(np.zeros(count, np.int32), [pixels], one)
 
     return process

@@ -145,6 +145,8 @@ def prepare_data(config: RunConfig, work: WorkDir, console: Console) -> Path:
 def read_sources(config: RunConfig, root: Path) -> tuple[dict[str, Source], dict[str, Source]]:
     """Sources to train on and sources to test, by name; `root` is for those without their own.
 
+    Tests leave out what has no label.
+
     Raises:
       UserError: unknown data sets, prompts or splits, missing files, or labels that the prompt does
         not ask for; the message names the source.
@@ -156,8 +158,9 @@ def read_sources(config: RunConfig, root: Path) -> tuple[dict[str, Source], dict
                 train[name] = _read_source(name, source, root, "train")
             if source.evaluate:
                 read = _read_source(name, source, root, config.evaluation.part)
+                labelled = [e for e in read.examples if _is_labelled(read.template, e)]
                 limit = config.evaluation.limit or None
-                test[name] = dataclasses.replace(read, examples=read.examples[:limit])
+                test[name] = dataclasses.replace(read, examples=labelled[:limit])
         except UserError as error:
             raise UserError(f"config.data.sources.{name}: {error}") from error
     return train, test
