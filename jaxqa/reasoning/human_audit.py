@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import html
+import io
 import random
 from collections.abc import Sequence
 from importlib import resources
@@ -93,23 +94,14 @@ def read_verdicts(rationales: Path) -> Verdicts:
 
 
 def _write_table(path: Path, records: Sequence[Record]) -> None:
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(COLUMNS)
+    for record in records:
+        text = "\n\n".join(record["rationales"])
+        writer.writerow([_id(record), record["image"], record["score"], "", "", text])
     with replacing(path) as file:
-        lines = _Lines(file)
-        writer = csv.writer(lines)
-        writer.writerow(COLUMNS)
-        for record in records:
-            text = "\n\n".join(record["rationales"])
-            writer.writerow([_id(record), record["image"], record["score"], "", "", text])
-
-
-class _Lines:
-    """What `csv` writes to, around a binary file."""
-
-    def __init__(self, file):  # noqa: ANN001
-        self._file = file
-
-    def write(self, text: str) -> None:
-        self._file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(table.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _write_page(path: Path, records: Sequence[Record]) -> None:

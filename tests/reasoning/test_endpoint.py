@@ -11,18 +11,18 @@ from chat_server import Answer, Naps, expert, nothing, pictures_of, png, prompt_
 from PIL import Image
 
 from jaxqa.errors import UserError
-from jaxqa.reasoning import endpoint
+from jaxqa.reasoning import connection
 from jaxqa.reasoning.cache import ReplyCache
-from jaxqa.reasoning.endpoint import retry_after
+from jaxqa.reasoning.chat import retry_after
 from jaxqa.reasoning.expert import ExpertConfig, Request
 from jaxqa.sampling.config import SamplingConfig
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+def proxy(monkeypatch):
+    """A proxy that is not there: a local server is talked to without."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
 
 
 def scripted(*answers: Answer):
@@ -180,7 +180,7 @@ def test_a_wrong_key_or_model_ends_it_at_once(tmp_path, status):
 
 
 def test_an_endpoint_that_is_not_there_ends_it_after_some_failures(tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoint, "FAILURES_IN_A_ROW", 5)
+    monkeypatch.setattr(connection, "FAILURES_IN_A_ROW", 5)
     with serving(lambda body: Answer()) as server:
         pass  # its port is closed now
     with expert(server.url, tmp_path / "a", retries=1, sleep=Naps()) as made:
