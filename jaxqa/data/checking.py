@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jaxqa.data import discovery, images, name_lists, registry
-from jaxqa.data.discovery import Source
+from jaxqa.data.discovery import Found
 from jaxqa.data.records import OWN, DatasetInfo, ImageSource, LabelledImage
 from jaxqa.errors import UserError
 
@@ -61,7 +61,7 @@ def check(
         UserError: the data set is not there, or its label files cannot be read.
     """
     info = registry.dataset_info(name)
-    source = discovery.open_source(info, name, root)
+    source = discovery.find_dataset(info, name, root)
     rows = source.labels.rows
     facts, problems = list(_facts(info, source)), list(_label_problems(info, source))
     files = [source.images(row) for row in rows]
@@ -79,7 +79,7 @@ def check(
     return Report(facts=tuple(facts), problems=tuple([*problems, *more_problems]))
 
 
-def _facts(info: DatasetInfo, source: Source) -> Iterable[str]:
+def _facts(info: DatasetInfo, source: Found) -> Iterable[str]:
     low, high = info.label_range
     layout = "prepared" if source.layout is None else f"layout {source.layout.name}"
     yield f"{info.name}: {len(source.labels.rows)} labelled images in {source.folder} ({layout})"
@@ -104,7 +104,7 @@ def _facts(info: DatasetInfo, source: Source) -> Iterable[str]:
     yield from source.labels.notes
 
 
-def _label_problems(info: DatasetInfo, source: Source) -> Iterable[str]:
+def _label_problems(info: DatasetInfo, source: Found) -> Iterable[str]:
     rows = source.labels.rows
     if not rows:
         yield "the label file has no rows"
@@ -185,7 +185,7 @@ def _image_facts(looked: Iterable[_Inspected]) -> Iterable[str]:
 
 
 def _missing(
-    source: Source, files: Sequence[Sequence[ImageSource | None]], info: DatasetInfo
+    source: Found, files: Sequence[Sequence[ImageSource | None]], info: DatasetInfo
 ) -> tuple[list[str], bool]:
     """What to say of missing images, and whether so many are known to be missing."""
     rows = source.labels.rows
@@ -204,7 +204,7 @@ def _unreadable(looked: Mapping[str, _Inspected]) -> Iterable[str]:
         yield f"{len(errors)} images cannot be read: {'; '.join(errors[:_NAMED])}"
 
 
-def _unlabelled(source: Source, used: Iterable[ImageSource]) -> Iterable[str]:
+def _unlabelled(source: Found, used: Iterable[ImageSource]) -> Iterable[str]:
     """Image files in the image folders that no label names."""
     if source.layout is None:
         return
@@ -236,7 +236,7 @@ def _twins(rows: Sequence[LabelledImage], digests: Sequence[Sequence[str]]) -> I
 
 
 def _splits(
-    info: DatasetInfo, source: Source, digests: Sequence[Sequence[str]]
+    info: DatasetInfo, source: Found, digests: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[str]]:
     facts, problems = [], []
     for scheme in registry.split_names(info, source.labels.rows):

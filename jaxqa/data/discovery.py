@@ -10,7 +10,7 @@ from jaxqa.data.records import DatasetInfo, ImageSource, LabelledImage, Labels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
+class Found:
     """A data set that was found.
 
     Attributes:
@@ -28,7 +28,7 @@ class Source:
     homes: Sequence[Path]
 
 
-def open_source(info: DatasetInfo, name: str, root: Path) -> Source:
+def find_dataset(info: DatasetInfo, name: str, root: Path) -> Found:
     """Find a data set and read its labels.
 
     Raises:
@@ -39,7 +39,7 @@ def open_source(info: DatasetInfo, name: str, root: Path) -> Source:
         return _from_files(place, extra=root, own_files=True)
     folder = prepared.find(info.name, root)
     if folder is not None:
-        return Source(
+        return Found(
             folder=folder,
             layout=None,
             labels=prepared.read_labels(info.name, folder),
@@ -51,7 +51,7 @@ def open_source(info: DatasetInfo, name: str, root: Path) -> Source:
 
 def _from_files(
     place: places.Place, *, extra: Path | None = None, own_files: bool = False
-) -> Source:
+) -> Found:
     labels = readers.READERS[place.layout.reader](place.folder, place.layout)
     files = places.ImageFiles(place, extra=extra, own=own_files)
 
@@ -59,7 +59,7 @@ def _from_files(
         return row.encoded or files.find(row)
 
     labels = Labels(rows=labels.rows, notes=(*labels.notes, *place.layout.notes))
-    return Source(
+    return Found(
         folder=place.folder,
         layout=place.layout,
         labels=labels,

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxqa.data import discovery, images, own, prepared, registry
-from jaxqa.data.discovery import Source
+from jaxqa.data.discovery import Found
 from jaxqa.data.records import OWN, DatasetInfo, ImageSource, LabelledImage
 from jaxqa.data.stored import TFDS_SPLIT
 from jaxqa.errors import UserError
@@ -59,7 +59,7 @@ def prepare(
     info = registry.dataset_info(name)
     if own.is_own(info.name):
         raise UserError(f"{name}: give the table a name of the registry (#as=NAME) to prepare it")
-    source = discovery.open_source(info, name, root)
+    source = discovery.find_dataset(info, name, root)
     if source.layout is None:
         raise UserError(f"{source.folder}: {info.name} is prepared already; give the original data")
     registry.check_labels(info, source.folder, source.labels.rows)
@@ -81,7 +81,7 @@ def prepare(
     return result
 
 
-def _write_manifest(info: DatasetInfo, source: Source, made: Preparation, notes: list[str]) -> None:
+def _write_manifest(info: DatasetInfo, source: Found, made: Preparation, notes: list[str]) -> None:
     assert source.layout is not None  # `prepare` refused it
     manifest = {
         "format": prepared.FORMAT,
@@ -97,7 +97,7 @@ def _write_manifest(info: DatasetInfo, source: Source, made: Preparation, notes:
     temporary.replace(made.folder / prepared.MANIFEST)
 
 
-def _with_all_splits(info: DatasetInfo, source: Source) -> tuple[list[LabelledImage], list[str]]:
+def _with_all_splits(info: DatasetInfo, source: Found) -> tuple[list[LabelledImage], list[str]]:
     """Rows that know their part in every split, so that the lists are not needed any more."""
     rows, notes = source.labels.rows, []
     parts: list[dict[str, str]] = [dict(row.parts) for row in rows]
@@ -113,7 +113,7 @@ def _with_all_splits(info: DatasetInfo, source: Source) -> tuple[list[LabelledIm
 
 
 def _parts(
-    info: DatasetInfo, source: Source, rows: Sequence[LabelledImage]
+    info: DatasetInfo, source: Found, rows: Sequence[LabelledImage]
 ) -> dict[str, list[tuple[int, LabelledImage]]]:
     """Part of the data set's own split -> numbered rows; one part where it has none."""
     if not rows:
@@ -124,7 +124,7 @@ def _parts(
     return parts
 
 
-def _check_space(output: Path, source: Source, rows: Sequence[LabelledImage]) -> None:
+def _check_space(output: Path, source: Found, rows: Sequence[LabelledImage]) -> None:
     """UserError unless there is room for the records, and once more while they are written."""
     found = (file for row in rows for file in source.images(row))
     sizes = (file.stat().st_size for file in found if isinstance(file, Path))
@@ -136,7 +136,7 @@ class _Part:
     """One part: written once, all at once."""
 
     def __init__(
-        self, folder: Path, source: Source, rows: Sequence[tuple[int, LabelledImage]]
+        self, folder: Path, source: Found, rows: Sequence[tuple[int, LabelledImage]]
     ) -> None:
         self._folder = folder
         self._source = source

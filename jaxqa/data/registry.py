@@ -19,7 +19,7 @@ from jaxqa.data.catalogue import (
     text_to_image,
     unscored,
 )
-from jaxqa.data.discovery import Source
+from jaxqa.data.discovery import Found
 from jaxqa.data.records import (
     OWN,
     PARTS,
@@ -98,7 +98,7 @@ def read_dataset(name: str, root: str | os.PathLike[str], split: str) -> list[Ex
             named); nothing left.
     """
     info = dataset_info(name)
-    source = discovery.open_source(info, name, Path(root))
+    source = discovery.find_dataset(info, name, Path(root))
     rows = source.labels.rows
     if not rows:
         raise UserError(f"{source.folder}: {name} is empty: its label file has no rows")
@@ -113,7 +113,7 @@ def read_dataset(name: str, root: str | os.PathLike[str], split: str) -> list[Ex
     return [_example(info, row, files) for row, files in _with_files(info, source, chosen)]
 
 
-def assign(info: DatasetInfo, source: Source, split: str) -> Sequence[str | None]:
+def assign(info: DatasetInfo, source: Found, split: str) -> Sequence[str | None]:
     """The part that each row of a data set has in `split`.
 
     Raises:
@@ -183,7 +183,7 @@ def _own_files(info: DatasetInfo) -> str:
 
 
 def _with_files(
-    info: DatasetInfo, source: Source, rows: Sequence[LabelledImage]
+    info: DatasetInfo, source: Found, rows: Sequence[LabelledImage]
 ) -> list[tuple[LabelledImage, tuple[ImageSource, ...]]]:
     """Rows with their images; UserError where more are missing than the data set is known for."""
     found = [(row, source.images(row)) for row in rows]
