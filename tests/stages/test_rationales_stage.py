@@ -166,6 +166,12 @@ def test_the_policy_answers_as_the_scorer_does_whatever_its_neighbours(setup):
     assert {reply[0].problem for reply in replies} == {"cut_off"} and len(looks) == 2
     assert len(set(texts.values())) > 1
 
+    plan = ({"role": "user", "content": [{"type": "text", "text": "Plan it: noise"}]},)
+    bare = dataclasses.replace(asked[0], messages=plan, images=())
+    mixed = expert.ask([asked[1], bare, asked[2]], lambda: None)
+    assert mixed == [replies[1], *expert.ask([bare], lambda: None), replies[2]]
+    assert mixed[1][0].problem == "cut_off" and mixed[1] not in replies
+
     drawn = SamplingConfig(num_samples=3, max_new_tokens=8)
     asked = [question(item, drawn) for item in items]
     first = expert.ask(asked, lambda: None)
