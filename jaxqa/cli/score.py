@@ -249,7 +249,7 @@ def _report(
         limits = scorer.score_range(question.task)
         Console().print(score_screen.card(rows[0], limits, question=asked))
     elif output is None:
-        Console().print(score_screen.table(rows))
+        score_screen.print_table(rows)
     failed = [row for row in rows if row["error"]]
     kept = sum(row.get("keep") is True for row in rows)
     parts = [f"{len(rows) - len(failed)} of {len(rows)} images have a score"]

@@ -38,8 +38,8 @@ def encode(rows: Sequence[Row], kind: str) -> bytes:
     """The whole file."""
     if kind == "jsonl":
         return b"".join(encode_line(row) for row in rows)
-    columns = [name for name in COLUMNS[:3]]
-    columns += [name for name in COLUMNS[3:] if any(row.get(name) is not None for row in rows)]
+    columns = list(COLUMNS[:3])
+    columns += [n for n in COLUMNS[3:] if any(row.get(n) not in (None, "") for row in rows)]
     if kind == "parquet":
         return _encode_parquet(rows, columns)
     text = io.StringIO(newline="")

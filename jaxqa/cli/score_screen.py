@@ -107,16 +107,24 @@ def card(row: Row, score_range: tuple[float, float], *, question: str) -> Panel:
 
 def _histogram(distribution: Row, score_range: tuple[float, float]) -> list[Text]:
     """Probabilities of scores, in `_WIDTH` bins over the range."""
-    heights, _ = np.histogram(
-        distribution["values"],
-        bins=_WIDTH,
-        range=score_range,
-        weights=distribution["probabilities"],
-    )
+    low, high = score_range
+    share = (np.asarray(distribution["values"]) - low) / (high - low)
+    # A hair to the right: numbers with two decimals lie on the bins' borders.
+    bins = np.clip(np.floor(share * _WIDTH + 1e-6).astype(int), 0, _WIDTH - 1)
+    heights = np.bincount(bins, weights=distribution["probabilities"], minlength=_WIDTH)
     levels = np.ceil(heights / heights.max() * (len(_BARS) - 1) - 1e-9).astype(int)
-    low, high = (f"{end:g}" for end in score_range)
-    scale = f"{low}{' ' * (_WIDTH - len(low) - len(high))}{high}"
+    scale = f"{low:g}{f'{high:g}':>{_WIDTH - len(f'{low:g}')}}"
     return [Text("".join(_BARS[level] for level in levels), style="cyan"), Text(scale, style="dim")]
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print `table`; in a pipe, a row is one line, however long."""
+    console = Console()
+    if console.is_terminal:
+        console.print(table(rows))
+        return
+    longest = max(len(row["path"]) + len(row["error"] or "") for row in rows)
+    Console(width=longest + 40).print(table(rows), soft_wrap=True)
 
 
 def table(rows: Sequence[Row]) -> Table:
