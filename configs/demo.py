@@ -13,6 +13,8 @@ on this data, within the time.
 `demo.py:smoke` is the same journey in about a minute, for tests.
 """
 
+from dataclasses import replace
+
 import ml_collections
 
 from jaxqa.data.batching import Buckets
@@ -23,11 +25,22 @@ from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.stages.config import make_config
-from jaxqa.stages.sections import GrpoStage, SftStage, WarmupStage
+from jaxqa.stages.sections import (
+    GrpoStage,
+    RationalesStage,
+    SectionConfig,
+    SftStage,
+    WarmupStage,
+)
 from jaxqa.stages.sources import DataConfig, DataSource, EvaluationConfig, ModelSource
 from jaxqa.train.optimizer import OptimizerConfig
 
 MODES = ("full", "smoke")
+
+TAUGHT = 0.5
+"""Share of the training references that SFT sees; GRPO sees the scores of all, no rationales."""
+
+MAX_TOKENS = 28
 
 
 def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
@@ -39,13 +52,15 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
     return make_config(
         stages={
             "warmup": _warmup(steps=4 if smoke else 200),
-            "sft": _sft(steps=8 if smoke else 1000),
-            "grpo": _grpo(steps=3 if smoke else 250),
+            "sft": _sft(steps=8 if smoke else 600, label_fraction=TAUGHT),
+            "grpo": _grpo(steps=3 if smoke else 240),
         },
-        spare={"control": _sft(steps=8 if smoke else 800)},
+        spare=_controls(smoke),
         model=_model(),
         data=_data(smoke),
-        evaluation=EvaluationConfig(batch_size=40, max_new_tokens=40, limit=40 if smoke else 0),
+        evaluation=EvaluationConfig(
+            batch_size=40, max_new_tokens=MAX_TOKENS, limit=40 if smoke else 0
+        ),
     )
 
 
@@ -86,12 +101,12 @@ def _data(smoke: bool) -> DataConfig:
             procedural_crops=4,
             validation_crops=1,
             test_crops=1,
-            train_distortions=4,
+            train_distortions=8,
         )
     return DataConfig(
         sources={"demo": DataSource(dataset="jaxqa_demo", template="concise")},
         images=ImageConfig(max_pixels=112 * 112),
-        buckets=Buckets(prompt_lengths=(72,), window_counts=(1,), completion_lengths=(32, 40)),
+        buckets=Buckets(prompt_lengths=(72,), window_counts=(1,), completion_lengths=(MAX_TOKENS,)),
         cache_mb=512,
         demo=demo,
     )
@@ -106,11 +121,12 @@ def _warmup(*, steps: int) -> WarmupStage:
     )
 
 
-def _sft(*, steps: int) -> SftStage:
+def _sft(*, steps: int, label_fraction: float = 1.0) -> SftStage:
     return SftStage(
         steps=steps,
         batch_size=32,
         save_every=200,
+        label_fraction=label_fraction,
         optimizer=_optimizer(1e-3),
     )
 
@@ -125,9 +141,32 @@ def _grpo(*, steps: int) -> GrpoStage:
             "format": RewardTerm(name="format", weight=0.5),
         },
         objective=GrpoConfig(),
-        sampling=SamplingConfig(num_samples=8, max_new_tokens=40),
+        sampling=SamplingConfig(num_samples=8, max_new_tokens=MAX_TOKENS, temperature=0.6),
         optimizer=_optimizer(1e-4),
     )
+
+
+def _controls(smoke: bool) -> dict[str, SectionConfig]:
+    """What GRPO is measured against; see docs/demo.md.
+
+    `own` and `control` take GRPO's time from the same start and with the same labels: the policy
+    writes its own rationale for each image without one, then SFT learns the true scores behind
+    them. `ceiling` is SFT on every rationale and score, for the time of SFT and GRPO together.
+    """
+    own = RationalesStage(
+        batch_size=32,
+        start_from="sft",
+        skip_fraction=TAUGHT,
+        sampling=SamplingConfig(temperature=0.0, max_new_tokens=MAX_TOKENS),
+    )
+    control = replace(
+        _sft(steps=8 if smoke else 650),
+        start_from="sft",
+        rationales=("own",),
+        teacher_fraction=TAUGHT,
+    )
+    ceiling = replace(_sft(steps=8 if smoke else 1400), start_from="warmup")
+    return {"own": own, "control": control, "ceiling": ceiling}
 
 
 def _optimizer(learning_rate: float) -> OptimizerConfig:

@@ -31,7 +31,7 @@ from jaxqa.data.reference_crops import augment, scene_crop
 from jaxqa.errors import UserError
 
 MANIFEST = "manifest.json"
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 
 _NUMBERED = list(enumerate(distortions.DISTORTIONS, 1))
 
@@ -337,7 +337,7 @@ class _Workshop:
             label = pseudo_mos(reference, picture)
             rationale = None
             if job.split == "train":
-                rationale = demo_rationales.rationale(distortion, level, score=label.score, rng=rng)
+                rationale = demo_rationales.rationale(distortion, level, score=label.score)
             rows.append(
                 _Row(
                     name=name,

@@ -1,7 +1,8 @@
 """Short reasons for a demo score, as a teacher would write them: which artefact, how strong.
 
-A closed vocabulary: every sentence names the strength (one set of words per level), the artefact,
-what it does to the picture and the quality that follows, each in one of two wordings.
+A closed vocabulary: every sentence names the strength (one word per level), the artefact and the
+quality that follows. Each has one wording in a rationale: a choice between synonyms teaches nothing
+about the picture, and is noise in a policy gradient.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ STRENGTHS = (
     ("Strong", "Heavy"),
     ("Extreme", "Severe"),
 )
-"""Words for levels 1 to 5."""
+"""Words for levels 1 to 5; rationales use the first."""
 
 ARTEFACTS: dict[str, tuple[str, str]] = {
     "jpeg": ("compression blocks", "blocking and ringing"),
@@ -25,39 +26,25 @@ ARTEFACTS: dict[str, tuple[str, str]] = {
     "rescaling": ("upscaling blur", "loss of resolution"),
     "pixelation": ("pixel blocks", "square pixelation"),
 }
-"""Words for each distortion."""
-
-EFFECTS = (
-    ("details stay crisp", "everything stays intact"),
-    ("fine detail suffers a little", "most detail remains"),
-    ("fine detail is reduced", "some detail is lost"),
-    ("much detail is lost", "edges are damaged"),
-    ("little is left of the scene", "most structure is destroyed"),
-)
-"""What levels 1 to 5 do to the picture."""
+"""Words for each distortion; rationales use the first."""
 
 VERDICTS = ("bad", "poor", "fair", "good", "excellent")
 """Words for scores around 1 to 5."""
 
 
-def rationale(distortion: str, level: int, *, score: float, rng: np.random.Generator) -> str:
-    """Write one sentence about a distortion at level 1 to 5 whose synthetic score is 1 to 5.
-
-    Wordings are drawn with `rng`, so a seed fixes the sentence.
-    """
+def rationale(distortion: str, level: int, *, score: float) -> str:
+    """Write one sentence about a distortion at level 1 to 5 whose synthetic score is 1 to 5."""
     verdict = VERDICTS[int(np.clip(round(score), 1, 5)) - 1]
-    strength, artefact, effect = (
-        wordings[rng.integers(len(wordings))]
-        for wordings in (STRENGTHS[level - 1], ARTEFACTS[distortion], EFFECTS[level - 1])
-    )
-    return f"{strength} {artefact}; {effect}; the quality is {verdict}."
+    return f"{STRENGTHS[level - 1][0]} {ARTEFACTS[distortion][0]}; the quality is {verdict}."
 
 
 def all_rationales() -> list[str]:
-    """Sentences that hold every wording, for training a tokenizer."""
-    sentences = []
-    for artefacts in ARTEFACTS.values():
-        for strengths, effects, verdict in zip(STRENGTHS, EFFECTS, VERDICTS, strict=True):
-            for strength, artefact, effect in zip(strengths, artefacts, effects, strict=True):
-                sentences.append(f"{strength} {artefact}; {effect}; the quality is {verdict}.")
-    return sentences
+    """Every rationale that there can be."""
+    levels = range(1, len(STRENGTHS) + 1)
+    scores = [float(score) for score in range(1, len(VERDICTS) + 1)]
+    return [
+        rationale(artefact, level, score=score)
+        for artefact in ARTEFACTS
+        for level in levels
+        for score in scores
+    ]

@@ -3,7 +3,6 @@ import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -68,7 +67,8 @@ def test_manifest_says_what_the_labels_are(root):
     manifest = json.loads((root / "manifest.json").read_text())
     assert "synthetic" in manifest["labels"]
     assert all(scene["licence"] for scene in manifest["scenes"])
-    assert manifest["config"] == dataclasses.asdict(SMALL) and manifest["seed"] == 5
+    config = json.loads(json.dumps(dataclasses.asdict(SMALL)))  # tuples become lists
+    assert manifest["config"] == config and manifest["seed"] == 5
 
 
 def test_equal_seeds_make_equal_bytes_and_others_do_not(root, tmp_path):
@@ -153,11 +153,11 @@ def test_too_few_photographs_are_reported(monkeypatch, tmp_path):
 
 
 def test_rationales_name_artefact_strength_and_verdict(root):
-    closed = set(" ".join(demo_rationales.all_rationales()).replace(".", "").split())
+    closed = set(demo_rationales.all_rationales())
     examples = registry.read_dataset("jaxqa_demo", root, "train")
     for example in examples:
-        assert set(example.rationale.replace(".", "").split()) <= closed
-        assert 7 <= len(example.rationale.split()) <= 18
+        assert example.rationale in closed
+        assert 6 <= len(example.rationale.split()) <= 8
         level, name = example.metadata["distortion_level"], example.metadata["distortion"]
         assert example.rationale.startswith(demo_rationales.STRENGTHS[level - 1])
         assert any(words in example.rationale for words in demo_rationales.ARTEFACTS[name])
@@ -168,5 +168,4 @@ def test_rationales_name_artefact_strength_and_verdict(root):
     "score, verdict", [(1.0, "bad"), (2.4, "poor"), (3.1, "fair"), (4.9, "excellent")]
 )
 def test_verdict_follows_the_score(score, verdict):
-    rng = np.random.default_rng(0)
-    assert demo_rationales.rationale("noise", 3, score=score, rng=rng).endswith(f"{verdict}.")
+    assert demo_rationales.rationale("noise", 3, score=score).endswith(f"{verdict}.")
