@@ -125,12 +125,14 @@ class NumberExpander:
       tokenizer: of the model.
       score_range: lowest and highest number that the prompt admits.
       mesh: devices that hold the parameters.
+      nodes_at_once: branches of the deepest level, by far the widest, that are computed together.
     """
 
     model: Decoder
     tokenizer: Tokenizer
     score_range: tuple[float, float]
     mesh: Mesh
+    nodes_at_once: int = 512
 
     def __post_init__(self):
         self._numbers = number_tree.admissible(*self.score_range)
@@ -175,7 +177,8 @@ class NumberExpander:
         padded = np.pad(wanted, (0, -len(wanted) % _WANTED_STEP), mode="edge")
         levels = tuple((level.parents, level.tokens) for level in tree.levels)
         arrays = jax.device_put((levels, padded), sharding.replicated(self.mesh))
-        return np.asarray(_expand(self.model, params, rows, *arrays))[:, :, : len(wanted)]
+        found = _expand(self.model, self.nodes_at_once, params, rows, *arrays)
+        return np.asarray(found)[:, :, : len(wanted)]
 
     def _tree(self, lead: str) -> NumberTree:
         if lead not in self._trees:
@@ -196,9 +199,10 @@ def _normalised(values: np.ndarray, masses: np.ndarray) -> ScoreDistribution | N
     return ScoreDistribution(values=values, probabilities=masses / mass, mass=mass)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _expand(
     model: Decoder,
+    nodes_at_once: int,
     params: Params,
     prompts: Any,
     levels: tuple[tuple[Int[Array, "_"], Int[Array, "_"]], ...],
@@ -207,17 +211,29 @@ def _expand(
     """Log-probabilities of `wanted` tokens after the prompt and after every node of the tree."""
     prefix = model.prefill(params, prompts)
     head = model.head(params).astype(prefix.last_hidden.dtype)
-    found = [_wanted_log_probs(prefix.last_hidden[:, None], head, wanted)]
-    batch, cache = prefix.last_hidden.shape[0], None
-    for step, (parents, tokens) in enumerate(levels):
+    batch, depth = prefix.last_hidden.shape[0], len(levels)
+
+    def descend(cache: Any, branches: tuple[Array, Array], step: int) -> tuple[Array, Any]:
+        """Log-probabilities after some nodes of a level, and their cache."""
+        parents, tokens = branches
         if cache is None:
-            cache = model.init_cache(prefix, num_samples=len(tokens), length=len(levels))
+            cache = model.init_cache(prefix, num_samples=len(tokens), length=depth)
         else:  # [L B K G T H]: each branch goes on from its parent
-            cache = jax.tree.map(lambda leaf, rows=parents: jnp.take(leaf, rows, axis=3), cache)
+            cache = jax.tree.map(lambda leaf: jnp.take(leaf, parents, axis=3), cache)
         ids = jnp.broadcast_to(tokens[None], (batch, len(tokens)))
         hidden, cache = model.decode(params, prefix, cache, ids, jnp.int32(step))
-        found.append(_wanted_log_probs(hidden, head, wanted))
-    return jnp.concatenate(found, axis=1)
+        return _wanted_log_probs(hidden, head, wanted), cache
+
+    found, cache = [_wanted_log_probs(prefix.last_hidden[:, None], head, wanted)], None
+    for step, branches in enumerate(levels[:-1]):
+        log_probs, cache = descend(cache, branches, step)
+        found.append(log_probs)
+    width = len(levels[-1][0])
+    size = min(nodes_at_once, width)
+    blocks = [jnp.pad(x, (0, -width % size)).reshape(-1, size) for x in levels[-1]]
+    last = jax.lax.map(lambda block: descend(cache, block, depth - 1)[0], tuple(blocks))
+    last = jnp.moveaxis(last, 0, 1).reshape(batch, -1, wanted.shape[0])  # [B G R]
+    return jnp.concatenate([*found, last[:, :width]], axis=1)
 
 
 def _wanted_log_probs(

@@ -131,6 +131,17 @@ def test_a_row_depends_on_itself_alone(params, tokenizer, prompts, expander):
     np.testing.assert_allclose(alone[0].probabilities, both[0].probabilities, rtol=1e-5)
 
 
+def test_blocks_of_the_deepest_level_change_nothing(params, tokenizer, prompts, expander):
+    cut = cut_before_number(tokenizer.encode("<answer> 1.05 </answer>"), tokenizer)
+    whole = expander.distributions(params, prompts, [cut, cut], length=24)
+    blocks = dataclasses.replace(expander, nodes_at_once=5)  # of 13, so the last one is padded
+    for one, other in zip(
+        whole, blocks.distributions(params, prompts, [cut, cut], length=24), strict=True
+    ):
+        assert other.mass == pytest.approx(one.mass, rel=1e-5)
+        np.testing.assert_allclose(other.probabilities, one.probabilities, rtol=1e-5)
+
+
 def cut_of(text, tokenizer):
     return cut_before_number(tokenizer.encode(text), tokenizer)
 

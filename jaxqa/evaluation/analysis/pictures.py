@@ -47,7 +47,8 @@ def write(path: Path, figure: Figure, rows: Sequence[Row]) -> Path:
     """
     check_path(path)
     picture = io.BytesIO()
-    with rc_context(STYLE | {"svg.hashsalt": "jaxqa"}):  # the same ids in every run
+    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": "jaxqa"}  # the same ids in every run
+    with rc_context(style):
         figure.savefig(picture, format=path.suffix[1:], dpi=200, metadata=_nothing(path.suffix))
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]) if rows else ["nothing"], lineterminator="\n")
