@@ -4,13 +4,16 @@ The address that is checked is the one that is connected to, so a name cannot ch
 between the two.
 """
 
+import contextlib
 import dataclasses
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
+from collections.abc import Iterator
 
 from jaxqa.errors import UserError
 
@@ -77,16 +80,41 @@ def _ask(url: str, place: str, policy: UrlPolicy, deadline: float) -> bytes | st
     if parts.query:
         target += "?" + urllib.parse.quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
     try:
-        connection = _connect(host, port, parts.scheme, policy, deadline)
-        try:
+        port = port or (443 if parts.scheme == "https" else 80)
+        connection = http.client.HTTPConnection(host, port)
+        with (
+            _connect(host, port, parts.scheme, policy, deadline) as connected,
+            _until(deadline, connected),
+        ):
+            connection.sock = connected
             connection.request("GET", target, headers={"User-Agent": "jaxqa", "Accept": "image/*"})
-            return _read(connection.getresponse(), connection, policy, deadline)
-        finally:
-            connection.close()
+            with connection.getresponse() as response:
+                return _read(response, policy)
     except TimeoutError as error:
         raise UserError(f"{url}: no whole answer within {policy.timeout:g} s") from error
     except (OSError, http.client.HTTPException, UnicodeError, _Refused) as error:
         raise UserError(f"{url}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _until(deadline: float, connected: socket.socket) -> Iterator[None]:
+    """Cut the connection at the deadline, however slowly bytes come; TimeoutError then."""
+
+    def cut() -> None:
+        with contextlib.suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(_left(deadline), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        _left(deadline)
+        raise
+    finally:
+        timer.cancel()
+    _left(deadline)  # what was cut off looks like an end
 
 
 class _Refused(Exception):
@@ -94,10 +122,9 @@ class _Refused(Exception):
 
 
 def _connect(
-    host: str, port: int | None, scheme: str, policy: UrlPolicy, deadline: float
-) -> http.client.HTTPConnection:
+    host: str, port: int, scheme: str, policy: UrlPolicy, deadline: float
+) -> socket.socket:
     """A connection to the first address of `host` that answers, all of them allowed."""
-    port = port or (443 if scheme == "https" else 80)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
@@ -111,10 +138,8 @@ def _connect(
             failure = error
             continue
         if scheme == "https":
-            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
-        connection = http.client.HTTPConnection(host, port)
-        connection.sock = connected
-        return connection
+            return ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+        return connected
     raise failure
 
 
@@ -125,12 +150,8 @@ def _is_public(address: str) -> bool:
     return parsed.is_global and not parsed.is_multicast
 
 
-def _read(
-    response: http.client.HTTPResponse,
-    connection: http.client.HTTPConnection,
-    policy: UrlPolicy,
-    deadline: float,
-) -> bytes | str:
+def _read(response: http.client.HTTPResponse, policy: UrlPolicy) -> bytes | str:
+    """The body, or where it has moved to."""
     if response.status in _REDIRECTS:
         target = response.getheader("Location")
         if not target:
@@ -140,8 +161,6 @@ def _read(
         raise _Refused(f"status {response.status}, expected 200")
     body = bytearray()
     while len(body) <= policy.max_bytes:
-        if connection.sock is not None:
-            connection.sock.settimeout(_left(deadline))
         piece = response.read1(_CHUNK)
         if not piece:
             return bytes(body)
