@@ -185,7 +185,7 @@ def test_the_launcher_explains_wrong_fields_of_a_config_file(tmp_path):
     # As a process of its own: the tests' type checker would be faster than the program.
     for call, message in {
         "SftStage(steps='many', batch_size=2)": "line 4: SftStage.steps: got 'many' (str); expec",
-        "SftStage(stepz=3, batch_size=2)": "line 4: SftStage: unknown key 'stepz'; valid keys: st",
+        "SftStage(stepz=3, batch_size=2)": "line 4: SftStage: unknown key 'stepz'; valid keys: ba",
         "make_config(sead=0)": "line 4: make_config: unknown key 'sead'; valid keys: stages, mo",
     }.items():
         (tmp_path / "c.py").write_text(f"{IMPORTS}def get_config(mode):\n    return {call}\n")
@@ -235,7 +235,7 @@ def run(capsys, data: Path, workdir: Path, *flags: str) -> str:
         ("--config.grpo.batch_size=16", "stage grpo: the data set has 15 examples and a batch has"),
         ("--config.sft.label_fraction=0.0001", "stage sft: the data set has 0 examples"),
         ("--config.mesh.data=9", "9 x 1 x 1 devices wanted, 8 found; make the mesh smaller"),
-        ("--config.mesh.data=3", "warmup.batch_size is 4; expected a multiple of the 3 devices"),
+        ("--config.mesh.data=3", "config.warmup is 4; expected a multiple of the 3 devices"),
         ("--config.evaluation.max_new_tokens=999", "more than the 256 positions of the model"),
         ("--config.model.text.vocab_size=100", "vocab_size is 100; expected at least 270"),
         ("--config.model.vision.out_hidden_size=64", "it must equal text.hidden_size (32)"),
