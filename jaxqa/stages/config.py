@@ -10,6 +10,7 @@ import ml_collections
 from jaxqa import configuration
 from jaxqa.errors import UserError
 from jaxqa.sharding import MeshConfig
+from jaxqa.stages.distill_sections import DISTILL_KINDS, AlignStage, BasisStage
 from jaxqa.stages.sections import (
     STAGE_KINDS,
     GrpoStage,
@@ -54,11 +55,18 @@ class RunConfig:
 
     def trainer_of(self, name: str | None) -> str | None:
         """Stage that trained the policy after stage `name`; None for the run's first model."""
-        while name is not None and isinstance(self.sections[name], RationalesStage):
+        while name is not None and isinstance(self.sections[name], _KEEP_THE_POLICY):
             name = self.start_of(name)
         return name
 
+    @property
+    def trains_policy(self) -> bool:
+        """Whether the run has a policy to export: one of its stages trains it."""
+        return any(not isinstance(self.sections[name], _KEEP_THE_POLICY) for name in self.stages)
 
+
+_KEEP_THE_POLICY = (RationalesStage, AlignStage, BasisStage)
+_KINDS = STAGE_KINDS | DISTILL_KINDS
 _RESERVED = ("previous", "initial", "start")
 _SHARED = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "sections")
 
@@ -117,6 +125,7 @@ def parse_config(config: ml_collections.ConfigDict) -> RunConfig:
         _check_policies(run, name)
         _check_sources(run.data, name, sections[name].sources)
         _check_rationales(run, name)
+        _check_align(run, name)
     if not 0 <= run.seed < 2**31:
         raise UserError(f"config.seed: got {run.seed}; expected 0 to {2**31 - 1}")
     return run
@@ -151,13 +160,26 @@ def _check_sources(data: DataConfig, stage: str, names: tuple[str, ...]) -> None
 def _check_rationales(run: RunConfig, name: str) -> None:
     """Raise UserError unless the rationales that a stage reads are written before it."""
     stage, earlier = run.sections[name], run.stages[: run.stages.index(name)]
-    for place in stage.rationales if isinstance(stage, SftStage) else ():
+    for place in stage.rationales if isinstance(stage, SftStage | AlignStage) else ():
         writer = run.sections.get(place)
         if writer is not None and (place not in earlier or not isinstance(writer, RationalesStage)):
             raise UserError(
                 f"config.{name}.rationales: {place!r} is not a stage of kind rationales that runs "
                 f"before it; stages before it: {', '.join(earlier) or 'none'}"
             )
+
+
+def _check_align(run: RunConfig, name: str) -> None:
+    """Raise UserError unless the encoder that a basis stands on is there before it."""
+    stage, earlier = run.sections[name], run.stages[: run.stages.index(name)]
+    if not isinstance(stage, BasisStage):
+        return
+    align = run.sections.get(stage.align)
+    if not isinstance(align, AlignStage) or (stage.aligned and stage.align not in earlier):
+        raise UserError(
+            f"config.{name}.align: {stage.align!r} is not a stage of kind align that runs before "
+            f"it; stages before it: {', '.join(earlier) or 'none'}"
+        )
 
 
 def _parse_stage(name: str, section: Mapping[str, Any]) -> SectionConfig:
@@ -167,8 +189,6 @@ def _parse_stage(name: str, section: Mapping[str, Any]) -> SectionConfig:
             f"use letters, digits and _, a letter first, and none of {', '.join(_RESERVED)}"
         )
     kind = section.get("kind")
-    if kind not in STAGE_KINDS:
-        raise UserError(
-            f"config.{name}: kind is {kind!r}; expected one of {', '.join(STAGE_KINDS)}"
-        )
-    return configuration.from_dict(STAGE_KINDS[kind], section, at=f"config.{name}")
+    if kind not in _KINDS:
+        raise UserError(f"config.{name}: kind is {kind!r}; expected one of {', '.join(_KINDS)}")
+    return configuration.from_dict(_KINDS[kind], section, at=f"config.{name}")

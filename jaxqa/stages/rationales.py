@@ -21,6 +21,7 @@ from jaxqa.reasoning.policy import PolicyExpert
 from jaxqa.reasoning.stand_in import StandIn
 from jaxqa.reasoning.writer import write_rationales
 from jaxqa.stages import progress
+from jaxqa.stages.distill_sections import AlignStage
 from jaxqa.stages.sections import RationalesStage, SectionConfig, SftStage
 from jaxqa.stages.setup import Setup, labelled_share
 from jaxqa.train.stop import StopRequest
@@ -75,7 +76,10 @@ def write(
         for expert in _distinct(experts).values():
             expert.close()
     if stage.human_audit:
-        human_audit.write_sample(path, size=stage.human_audit, seed=setup.config.seed)
+        pictures = {item.example.example_id: item.example.image for item in items}
+        human_audit.write_sample(
+            path, size=stage.human_audit, seed=setup.config.seed, images=pictures
+        )
     calls = {role: expert.calls for role, expert in _distinct(experts).items()}
     found = audit.audit(path, calls=calls, total=len(items))
     audit.write_audit(path, found)
@@ -113,7 +117,8 @@ def refuse(setup: Setup, item: Item, text: str) -> str | None:
 
 def is_awaited(stage: SectionConfig, left: Sequence[str]) -> bool:
     """Whether a stage reads what one of those that are `left` has yet to write."""
-    return isinstance(stage, SftStage) and any(name in left for name in stage.rationales)
+    reads = isinstance(stage, SftStage | AlignStage)
+    return reads and any(name in left for name in stage.rationales)
 
 
 def with_rationales(setup: Setup, stage: SftStage, sources: Sequence[Source]) -> list[Source]:

@@ -15,14 +15,13 @@ from jaxqa.errors import UserError
 from jaxqa.evaluation import report, terminal
 from jaxqa.models.qwen2_5_vl import weights
 from jaxqa.scoring import manifest
-from jaxqa.stages import kinds, progress, rationales, testing
+from jaxqa.stages import distillation, kinds, rationales, testing, training
 from jaxqa.stages.config import RunConfig
+from jaxqa.stages.distill_sections import BasisStage
 from jaxqa.stages.sections import GrpoStage, RationalesStage, StageConfig
 from jaxqa.stages.setup import Setup, set_up
 from jaxqa.stages.workdir import WorkDir, open_workdir
-from jaxqa.train import loop
 from jaxqa.train.checkpoint import Checkpoints
-from jaxqa.train.metric_log import MetricLog
 from jaxqa.train.stop import StopRequest
 from jaxqa.typing import Params
 
@@ -52,13 +51,22 @@ def run(
         if not _is_complete(config, work, summary):
             _do_the_rest(config, work, summary, console, stop, environment or {})
         terminal.print_summary(summary, console)
-        console.print(f"report: {work.report}\nmodel:  {work.export}", highlight=False)
+        console.print(f"report: {work.report}", highlight=False)
+        for made in _made(config, work):
+            console.print(f"model:  {made}", highlight=False)
         return summary
 
 
 def _is_complete(config: RunConfig, work: WorkDir, summary: dict[str, Any]) -> bool:
     done = [stage["name"] for stage in summary["stages"]]
-    return done == list(config.stages) and work.export.exists() and work.report.exists()
+    made = all(path.exists() for path in _made(config, work))
+    return done == list(config.stages) and made and work.report.exists()
+
+
+def _made(config: RunConfig, work: WorkDir) -> list[Path]:
+    """The models that the run makes: the trained policy, and distilled scorers."""
+    scorers = [n for n in config.stages if isinstance(config.sections[n], BasisStage)]
+    return [work.export] * config.trains_policy + [work.artifact(name) for name in scorers]
 
 
 def _do_the_rest(
@@ -76,16 +84,21 @@ def _do_the_rest(
     summary.setdefault("setup_seconds", time.monotonic() - begun)
     left = config.stages[len(summary["stages"]) :]
     loaders = {name: _loader(setup, name, left) for name in left}
-    if any(config.sections[name].evaluate for name in left):
+    asking = [name for name in left if not distillation.is_distillation(config.sections[name])]
+    if any(config.sections[name].evaluate for name in asking):
         setup.check_room(config.evaluation.max_new_tokens, name="evaluation")
         testing.check(setup)
     policies = _Policies(setup)
-    if left and config.start_of(left[0]) is None:
+    if asking and config.start_of(asking[0]) is None:
         policies.keep(None, setup.initial_params())  # it may not fit: before the claim
     work.claim(config)  # nothing of the user's is wrong, as far as can be known now
     for name in left:
-        stage, params = config.sections[name], policies.take(config.start_of(name))
-        loader = loaders.pop(name)
+        stage, loader = config.sections[name], loaders.pop(name)
+        if distillation.is_distillation(stage):
+            summary["stages"].append(distillation.run_stage(setup, name, stop))
+            _write_summary(work, summary)
+            continue
+        params = policies.take(config.start_of(name))
         if isinstance(stage, RationalesStage):
             entry = _write_stage(setup, name, stage, params, stop)
         else:
@@ -98,7 +111,9 @@ def _do_the_rest(
         policies.keep(name, params)
         summary["stages"].append(entry)
         _write_summary(work, summary)
-    _finish(setup, policies.take(config.stages[-1]))
+    if config.trains_policy and not work.export.exists():
+        _export(setup, policies.take(config.stages[-1]))
+    report.write_report(work.root)
 
 
 class _Policies:
@@ -153,6 +168,10 @@ class _Policies:
 def _loader(setup: Setup, name: str, left: Sequence[str]) -> Loader | None:
     """A stage's batches after its checks; None where there are none, or not yet."""
     stage = setup.config.sections[name]
+    if distillation.is_distillation(stage):
+        awaits = rationales.is_awaited(stage, left)
+        distillation.check(setup, name, stage, awaits_texts=awaits)
+        return None
     if isinstance(stage, RationalesStage):
         rationales.check(setup, name, stage)
         return None
@@ -179,48 +198,17 @@ def _train_stage(
     stop: StopRequest,
 ) -> tuple[Params, float]:
     """Policy after the stage and the seconds its training took; instant if it is finished."""
-    checkpoints = Checkpoints(setup.work.checkpoints(name))
-    with MetricLog(setup.work.root) as log:
-        prepared = kinds.prepare(
-            setup, name, stage, params, loader=loader, rollouts=log.rollouts, reference=reference
-        )
-        restored = checkpoints.latest_step() or 0
-        if restored < stage.steps:
-            log.cut_back(name, restored)
-        config = loop.LoopConfig(
-            name=name, steps=stage.steps, save_every=stage.save_every, seed=setup.config.seed
-        )
-        begun = time.monotonic()
-        try:
-            with progress.show_progress(setup.console, name, stage.steps, restored) as advance:
-                state, seconds = loop.train(
-                    config,
-                    prepared.state,
-                    prepared.update,
-                    prepared.source,
-                    checkpoints=checkpoints,
-                    diary=_Diary(name, log, advance, progress.DataWaits(lambda: loader.waited)),
-                    stop=stop,
-                )
-        finally:
-            prepared.source.close()
-            checkpoints.close()
-        progress.advise(setup.console, name, loader.waited, time.monotonic() - begun)
+    state, seconds = training.train_stage(
+        setup,
+        name,
+        lambda rollouts: kinds.prepare(
+            setup, name, stage, params, loader=loader, rollouts=rollouts, reference=reference
+        ),
+        steps=stage.steps,
+        save_every=stage.save_every,
+        stop=stop,
+    )
     return kinds.policy_params(stage, state.params), seconds
-
-
-class _Diary:
-    """Metrics to the log and to the screen."""
-
-    def __init__(
-        self, stage: str, log: MetricLog, advance: progress.Advance, waits: progress.DataWaits
-    ):
-        self._stage, self._log, self._advance, self._waits = stage, log, advance, waits
-        self.sync = log.sync
-
-    def record(self, step: int, metrics: loop.Metrics) -> None:
-        self._log.append(self._stage, step, metrics)
-        self._advance(step, metrics | self._waits.share())
 
 
 def _write_stage(
@@ -259,19 +247,16 @@ def _test_stage(
     return entry
 
 
-def _finish(setup: Setup, params: Params) -> None:
-    """Export the policy as a Hugging Face directory and write the report."""
-    work, config = setup.work, setup.config
-    if not work.export.exists():
-        weights.save_pretrained(
-            work.export,
-            setup.model.config,
-            params,
-            source_dir=setup.side_files(),
-            image_config=config.data.images,
-            json_files=_manifest(setup),
-        )
-    report.write_report(work.root)
+def _export(setup: Setup, params: Params) -> None:
+    """Write the policy as a Hugging Face directory."""
+    weights.save_pretrained(
+        setup.work.export,
+        setup.model.config,
+        params,
+        source_dir=setup.side_files(),
+        image_config=setup.config.data.images,
+        json_files=_manifest(setup),
+    )
 
 
 def _manifest(setup: Setup) -> dict[str, Any]:

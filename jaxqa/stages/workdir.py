@@ -42,6 +42,10 @@ class WorkDir:
         """What a stage wrote about training images."""
         return self.root / "rationales" / f"{stage}.jsonl"
 
+    def artifact(self, stage: str) -> Path:
+        """The scorer that a stage distilled."""
+        return self.root / "artifacts" / stage
+
     def claim(self, config: RunConfig) -> None:
         """Write the resolved config, which from now on is the only one that may go on here."""
         if not (self.root / "config.json").exists():

@@ -1,0 +1,72 @@
+"""Training of one prepared stage: log, progress, checkpoints, the loop."""
+
+from collections.abc import Callable
+
+from jaxqa.stages import progress
+from jaxqa.stages.prepared import Prepared
+from jaxqa.stages.setup import Setup
+from jaxqa.train import loop
+from jaxqa.train.checkpoint import Checkpoints
+from jaxqa.train.metric_log import MetricLog, RolloutLog
+from jaxqa.train.state import TrainState
+from jaxqa.train.stop import StopRequest
+
+
+def train_stage(
+    setup: Setup,
+    name: str,
+    prepare: Callable[[RolloutLog], Prepared],
+    *,
+    steps: int,
+    save_every: int,
+    stop: StopRequest,
+) -> tuple[TrainState, float]:
+    """The state after stage `name` and the seconds its training took; instant if it is finished.
+
+    Args:
+      setup: what the stages share.
+      name: the stage.
+      prepare: makes it ready; given the log of its rollouts.
+      steps: training steps in all.
+      save_every: steps between checkpoints.
+      stop: looked at between steps.
+
+    Raises:
+      loop.TrainingDiverged: a loss was not finite.
+      stop.Stopped: a stop was requested.
+    """
+    checkpoints = Checkpoints(setup.work.checkpoints(name))
+    with MetricLog(setup.work.root) as log:
+        prepared = prepare(log.rollouts)
+        restored = checkpoints.latest_step() or 0
+        if restored < steps:
+            log.cut_back(name, restored)
+        config = loop.LoopConfig(
+            name=name, steps=steps, save_every=save_every, seed=setup.config.seed
+        )
+        try:
+            with progress.show_progress(setup.console, name, steps, restored) as advance:
+                return loop.train(
+                    config,
+                    prepared.state,
+                    prepared.update,
+                    prepared.source,
+                    checkpoints=checkpoints,
+                    diary=_Diary(name, log, advance),
+                    stop=stop,
+                )
+        finally:
+            prepared.source.close()
+            checkpoints.close()
+
+
+class _Diary:
+    """Metrics to the log and to the screen."""
+
+    def __init__(self, stage: str, log: MetricLog, advance: progress.Advance):
+        self._stage, self._log, self._advance = stage, log, advance
+        self.sync = log.sync
+
+    def record(self, step: int, metrics: loop.Metrics) -> None:
+        self._log.append(self._stage, step, metrics)
+        self._advance(step, metrics)
