@@ -112,7 +112,7 @@ def _histogram(distribution: Row, score_range: tuple[float, float]) -> list[Text
     # A hair to the right: numbers with two decimals lie on the bins' borders.
     bins = np.clip(np.floor(share * _WIDTH + 1e-6).astype(int), 0, _WIDTH - 1)
     heights = np.bincount(bins, weights=distribution["probabilities"], minlength=_WIDTH)
-    levels = np.ceil(heights / heights.max() * (len(_BARS) - 1) - 1e-9).astype(int)
+    levels = np.ceil(heights / heights.max() * (len(_BARS) - 1) - 0.1).astype(int)
     scale = f"{low:g}{f'{high:g}':>{_WIDTH - len(f'{low:g}')}}"
     return [Text("".join(_BARS[level] for level in levels), style="cyan"), Text(scale, style="dim")]
 

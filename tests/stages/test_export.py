@@ -11,7 +11,9 @@ import tiny_run
 from PIL import Image
 from rich.console import Console
 
+import jaxqa
 from jaxqa.evaluation import evaluator
+from jaxqa.sharding import MeshConfig
 from jaxqa.stages import run
 from jaxqa.stages.config import parse_config
 
@@ -77,6 +79,16 @@ def test_the_export_answers_alike_in_transformers(finished):
     for prediction in predictions[:3]:
         image = Image.open(workdir / prediction.image)
         assert hugging_face_answer(workdir / "export", image) == prediction.text
+
+
+def test_the_export_remembers_its_prompt_and_scores_alike(finished):
+    workdir, _ = finished
+    predictions = evaluator.read_predictions(workdir / "evaluations" / "grpo.jsonl")[:3]
+    scorer = jaxqa.load(workdir / "export", mesh=MeshConfig(data=1), block_rows=2)
+    assert scorer.tasks == ("quality",) and scorer.score_range() == (1.0, 5.0)
+    found = scorer.score([workdir / prediction.image for prediction in predictions])
+    assert [score.text for score in found] == [prediction.text for prediction in predictions]
+    assert [score.score for score in found] == [prediction.score for prediction in predictions]
 
 
 def test_summary_and_files(finished):
