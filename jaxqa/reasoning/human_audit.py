@@ -5,10 +5,11 @@ import dataclasses
 import html
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
+from jaxqa.data.records import ImageSource
 from jaxqa.errors import UserError
 from jaxqa.reasoning.image_urls import data_url, sendable
 from jaxqa.train.json_lines import Record, read_json_lines, replacing
@@ -47,8 +48,16 @@ def page_path(rationales: Path) -> Path:
     return rationales.with_name(f"{rationales.stem}_human.html")
 
 
-def write_sample(rationales: Path, *, size: int, seed: int) -> None:
+def write_sample(
+    rationales: Path, *, size: int, seed: int, images: Mapping[int, ImageSource]
+) -> None:
     """Draw `size` of the kept images and write page and table; a table that exists is left alone.
+
+    Args:
+      rationales: the file.
+      size: images in the sample, if there are so many.
+      seed: of the draw.
+      images: by example id, what the page shows.
 
     Raises:
       UserError: the disk cannot be written.
@@ -57,7 +66,7 @@ def write_sample(rationales: Path, *, size: int, seed: int) -> None:
         return
     kept = [record for record in read_json_lines(rationales) if record["kept"]]
     chosen = random.Random(seed).sample(kept, min(size, len(kept)))
-    _write_page(page_path(rationales), chosen)
+    _write_page(page_path(rationales), chosen, images)
     _write_table(table_path(rationales), chosen)  # last: its presence says that both are there
 
 
@@ -74,11 +83,14 @@ def read_verdicts(rationales: Path) -> Verdicts:
     asked = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write the mark
-            for row in csv.DictReader(file):
+            head = file.readline()
+            separator = max(",;\t", key=head.count)  # and what their language separates with
+            file.seek(0)
+            for row in csv.DictReader(file, delimiter=separator):
                 asked += 1
-                verdict = (row.get("verdict") or "").strip().lower()
+                number, verdict = row["id"], (row["verdict"] or "").strip().lower()
                 if verdict:
-                    judged[verdict].add(int(str(row["id"]).removeprefix("id-"), 16))
+                    judged[verdict].add(int(number.removeprefix("id-"), 16))
     except KeyError as error:
         raise UserError(
             f"{path}: verdict or column {error} is unknown; expected the columns "
@@ -104,28 +116,34 @@ def _write_table(path: Path, records: Sequence[Record]) -> None:
         file.write(table.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def _write_page(path: Path, records: Sequence[Record]) -> None:
+def _write_page(path: Path, records: Sequence[Record], images: Mapping[int, ImageSource]) -> None:
     frame = resources.files("jaxqa.reasoning").joinpath("human_audit.html").read_text("utf-8")
-    cards = "\n".join(_card(number, record) for number, record in enumerate(records, 1))
+    cards = "\n".join(
+        _card(number, record, images.get(record["example_id"]))
+        for number, record in enumerate(records, 1)
+    )
     page = frame.replace("@TABLE@", html.escape(path.with_suffix(".csv").name))
     with replacing(path) as file:
         file.write(page.replace("@CARDS@", cards).encode("utf-8", "backslashreplace"))
 
 
-def _card(number: int, record: Record) -> str:
+def _card(number: int, record: Record, image: ImageSource | None) -> str:
+    asked = f"<p>text: <q>{html.escape(record['prompt'])}</q></p>" if record["prompt"] else ""
     texts = "".join(f"<p>{html.escape(text)}</p>" for text in record["rationales"])
     score = "none" if record["score"] is None else f"{record['score']:g}"
     return (
         f'<article data-id="{_id(record)}" data-image="{html.escape(record["image"])}">'
-        f"<h2>{number}. {html.escape(record['image'])}</h2>{_picture(record)}"
-        f"<p>label: <b>{score}</b> ({html.escape(record['dataset'])}, {record['task']})</p>{texts}"
-        f"</article>"
+        f"<h2>{number}. {html.escape(record['image'])}</h2>{_picture(image)}"
+        f"<p>label: <b>{score}</b> ({html.escape(record['dataset'])}, {record['task']})</p>{asked}"
+        f"{texts}</article>"
     )
 
 
-def _picture(record: Record) -> str:
+def _picture(image: ImageSource | None) -> str:
+    if image is None:
+        return "<p>This image is no longer among the training images.</p>"
     try:
-        url = data_url(*sendable(Path(record["image"]), max_pixels=SHOWN_PIXELS))
+        url = data_url(*sendable(image, max_pixels=SHOWN_PIXELS))
     except UserError as error:
         return f"<p>{html.escape(str(error))}</p>"
     return f'<img alt="" src="{url}">'

@@ -22,6 +22,7 @@ def record_of(item: Item, outcome: Outcome, *, group: str) -> Record:
         "source": item.source.name,
         "task": item.source.template.task,
         "image": image_name(example),
+        "prompt": example.prompt,
         "score": example.score,
         "group": group,
         "kept": outcome.reason is None,

@@ -225,7 +225,10 @@ def test_scores_from_one_data_set_only(setup, tmp_path):
         ({"own__skip_fraction": "1.0"}, "skip_fraction is 1.0"),
         ({"own__evaluate": "True"}, "config.own.evaluate: got True"),
         ({"own__pipeline__name": "unheard"}, "config.own.pipeline"),
-        ({"own__sampling__max_new_tokens": "999"}, "more than the 256 positions"),
+        (
+            {"own__expert__stand_in": "False", "own__sampling__max_new_tokens": "999"},
+            "more than the 256 positions",
+        ),
         ({"own__sources": "('other',)"}, "'other' cannot be trained on"),
         (
             {
