@@ -3,134 +3,153 @@
     python benchmarks/demo_sweep.py --workdir=runs/sweep            # goes on where it stopped
     python benchmarks/demo_sweep.py --workdir=runs/sweep --table    # only prints the table
 
-Every real scene is tested once per seed (k-fold over scenes). Three kinds of runs:
+Every photograph is tested once per seed (k-fold over scenes). Two kinds of runs:
 
-    grpo      warm-up, SFT on the labels of some references, GRPO on all labels
-    control   the same, but GRPO's wall time goes into more SFT with the labels that GRPO sees
-    ceiling   SFT on all labels from the start, for the time of SFT and GRPO together
+    demo      warm-up, SFT on the taught share, GRPO; then, from the SFT policy again, `own` and
+              `control`: SFT with the scores that GRPO saw, for the time that GRPO took
+    ceiling   warm-up, then SFT on every rationale and score, for the time of SFT and GRPO together
 
 A row is one run; it is appended to `benchmarks/results/demo_sweep.jsonl` when it is complete.
 """
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "demo_sweep.jsonl"
-KINDS = ("grpo", "control", "ceiling")
+STAGES = {
+    "demo": ("warmup", "sft", "grpo", "own", "control"),
+    "ceiling": ("warmup", "ceiling"),
+}
+FIGURES = ("plcc", "srcc", "mae")
+
+Row = dict[str, Any]
 
 
 def main() -> int:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=STAGES, default=tuple(STAGES))
     parser.add_argument("--rows", type=int, default=0, help="stop after so many new rows")
     parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args()
-    left = options.rows or sys.maxsize
-    for seed in range(options.seeds):
-        for fold in range(options.folds):
-            for kind in options.kinds:
-                if not options.table and left > 0 and find(kind, fold, seed) is None:
-                    run(options.workdir, kind, fold, seed)
-                    left -= 1
-    print(table(read_rows()))
+    left = 0 if options.table else options.rows or sys.maxsize
+    for kind, fold, seed in planned(options.kinds, options.folds, options.seeds):
+        done = {(row["kind"], row["fold"], row["seed"]) for row in read_rows(options.results)}
+        if left > 0 and (kind, fold, seed) not in done:
+            append(options.results, run(options.workdir.absolute(), kind, fold, seed))
+            left -= 1
+    print(table(read_rows(options.results)))
     return 0
 
 
-def run(workdir: Path, kind: str, fold: int, seed: int) -> None:
-    """One run, resumed if it was cut; its row is appended at the end."""
+def planned(kinds: tuple[str, ...], folds: int, seeds: int) -> Iterator[tuple[str, int, int]]:
+    """All rows, in the order of their worth: every photograph once before the next seed."""
+    for seed in range(seeds):
+        for kind in kinds:
+            for fold in range(folds):
+                yield kind, fold, seed
+
+
+def run(workdir: Path, kind: str, fold: int, seed: int) -> Row:
+    """One run, resumed if it was cut; its row."""
     place = workdir / f"{kind}-fold{fold}-seed{seed}"
     overrides = [
         f"--config.seed={seed}",
         f"--config.data.demo.fold={fold}",
         f"--config.data.root={workdir / f'data-fold{fold}'}",
-        *stage_options(kind, fold, seed),
+        f"--config.stages={STAGES[kind]}",
     ]
+    commit = _git("rev-parse", "HEAD") + ("-changed" if _git("status", "--porcelain") else "")
     command = ["launchers/train.py", "--config=configs/demo.py", f"--workdir={place}", *overrides]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
     summary = json.loads((place / "summary.json").read_text())
-    row = {
+    return {
         "kind": kind,
         "fold": fold,
         "seed": seed,
         "date": date.today().isoformat(),
+        "commit": commit,
         "machine": f"{platform.processor() or platform.machine()}, CPU",
-        "overrides": overrides[3:],
+        "cores": len(os.sched_getaffinity(0)),
         "seconds": summary["seconds"],
         "stages": summary["stages"],
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a") as file:
+
+
+def append(results: Path, row: Row) -> None:
+    """Add a complete row."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
-def stage_options(kind: str, fold: int, seed: int) -> list[str]:
-    """What tells a control from the demo itself; its steps follow the demo's measured times."""
-    if kind == "grpo":
-        return []
-    demo = find("grpo", fold, seed)
-    if demo is None:
-        raise SystemExit(f"run kind grpo of fold {fold}, seed {seed} first: it sets the time")
-    stages = {stage["name"]: stage for stage in demo["stages"]}
-    sft_pace = stages["sft"]["steps"] / stages["sft"]["seconds"]
-    extra = round(stages["grpo"]["seconds"] * sft_pace)
-    if kind == "control":
-        return [
-            "--config.stages=('warmup', 'sft', 'control')",
-            f"--config.control.steps={extra}",
-        ]
-    return [
-        "--config.stages=('warmup', 'sft')",
-        "--config.sft.label_fraction=1.0",
-        f"--config.sft.steps={stages['sft']['steps'] + extra}",
-    ]
-
-
-def read_rows() -> list[dict]:
+def read_rows(results: Path) -> list[Row]:
     """All complete rows."""
-    if not RESULTS.exists():
+    if not results.exists():
         return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return [json.loads(line) for line in results.read_text().splitlines()]
 
 
-def find(kind: str, fold: int, seed: int) -> dict | None:
-    """The row of one run, if it is complete."""
-    rows = (r for r in read_rows() if (r["kind"], r["fold"], r["seed"]) == (kind, fold, seed))
-    return next(rows, None)
-
-
-def table(rows: list[dict]) -> str:
-    """Markdown: mean and spread over folds and seeds of each tested stage."""
-    lines = ["| after | runs | PLCC | SRCC | MAE | unparsed |", "|---|---|---|---|---|---|"]
-    for label, kind, stage in (
-        ("SFT, some labels", "grpo", "sft"),
-        ("SFT, then GRPO", "grpo", "grpo"),
-        ("SFT, then more SFT (control)", "control", "control"),
-        ("SFT on all labels (ceiling)", "ceiling", "sft"),
+def table(rows: list[Row]) -> str:
+    """Markdown: means over folds and seeds, the spread among runs; paired differences below."""
+    lines = [
+        "| after | runs | PLCC | SRCC | MAE | unparsed | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for label, stage in (
+        ("SFT on the taught share", "sft"),
+        ("then GRPO", "grpo"),
+        ("or then more SFT (control)", "control"),
+        ("SFT on everything (ceiling)", "ceiling"),
     ):
-        tests = [
-            entry["evaluation"]
-            for row in rows
-            if row["kind"] == kind
-            for entry in row["stages"]
-            if entry["name"] == stage
-        ]
-        if tests:
-            figures = (spread([test[name] for test in tests]) for name in ("plcc", "srcc", "mae"))
+        entries = list(tested(rows, stage).values())
+        if entries:
+            tests = [entry["evaluation"] for entry in entries]
+            figures = (spread([test[name] for test in tests]) for name in FIGURES)
             failed = sum(test["n_failed"] for test in tests) / sum(test["n"] for test in tests)
-            lines.append(f"| {label} | {len(tests)} | {' | '.join(figures)} | {failed:.2%} |")
+            seconds = np.mean([entry["seconds"] for entry in entries])
+            cells = [label, str(len(tests)), *figures, f"{failed:.2%}", f"{seconds:.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    for label, other in (("GRPO less SFT", "sft"), ("GRPO less control", "control")):
+        ours, theirs = tested(rows, "grpo"), tested(rows, other)
+        both = sorted(ours.keys() & theirs.keys())
+        if both:
+            gaps = (
+                spread(
+                    [
+                        ours[key]["evaluation"][name] - theirs[key]["evaluation"][name]
+                        for key in both
+                    ]
+                )
+                for name in FIGURES
+            )
+            lines.append(f"| {label} | {len(both)} | {' | '.join(gaps)} | | |")
     return "\n".join(lines)
+
+
+def tested(rows: list[Row], stage: str) -> dict[tuple[int, int], Row]:
+    """The entries of one stage, by fold and seed."""
+    return {
+        (row["fold"], row["seed"]): entry
+        for row in rows
+        for entry in row["stages"]
+        if entry["name"] == stage
+    }
 
 
 def spread(values: list[float | None]) -> str:
@@ -140,6 +159,11 @@ def spread(values: list[float | None]) -> str:
         return f"{len(values) - len(known)} without a value"
     deviation = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
     return f"{np.mean(known):.3f}{deviation}"
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return answer.stdout.strip()
 
 
 if __name__ == "__main__":
