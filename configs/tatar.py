@@ -46,7 +46,7 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
 
 def _full(*, released: bool) -> ml_collections.ConfigDict:
     sources = {
-        # In the proportion of the GRPO stage; fine-tuning interleaves the two half and half.
+        # In proportion, as the GRPO stage takes them; fine-tuning interleaves half and half.
         "quality": DataSource(
             dataset="koniq10k", split="tatar", template="tatar_quality", weight=float(KONIQ_IMAGES)
         ),
@@ -108,6 +108,8 @@ def _sft() -> SftStage:
         steps=120,  # GRPO starts from checkpoint-120
         batch_size=128,  # 8 GPUs x 8 x 2
         micro_batches=2,
+        sources=("quality", "aesthetics"),
+        source_weights=(1.0, 1.0),  # interleave_datasets, half and half
         rationales=("fast", "slow"),
         start_from="initial",
         optimizer=OptimizerConfig(learning_rate=2e-5, schedule="linear"),  # TRL's default rate
