@@ -27,6 +27,7 @@ from jaxqa.evaluation.protocols import get_protocol
 from jaxqa.evaluation.selection import Selection, parse_prompts, select
 from jaxqa.evaluation.suites import get_suite
 from jaxqa.scoring.decoding import Decoding
+from jaxqa.scoring.manifest import DEFAULT_TEMPLATES
 from jaxqa.stages.progress import show_progress
 from jaxqa.train.stop import Stopped, StopRequest
 
@@ -59,30 +60,28 @@ def evaluate(argv: Sequence[str] | None) -> int:
     }
     selections = _selections(flags)
     entries = _tool_entries(flags, selections, taken=models)
-    stores = {
-        (name, selection.title): AnswerStore(
-            answers / name,
-            selection.title,
-            {**identity, **_asked(selection, decoding, flags)},
-            shard,
-        )
-        for name, identity in [(name, model.identity()) for name, model in models.items()]
-        for selection in selections
-    }
+    asked = {name: [m.asked_as(s) for s in selections] for name, m in models.items()}
+    stores = {}
+    for name, model in models.items():
+        identity = model.identity()
+        for selection in asked[name]:
+            settings = identity | _asked(selection, decoding, flags)
+            store = AnswerStore(answers / name, selection.title, settings, shard)
+            stores[name, selection.title] = store
     console = Console(stderr=True)
     try:
         with StopRequest() as stop:
             for name, model in models.items():
-                _answer(name, model, selections, stores, shard, stop, console)
+                _answer(name, model, asked[name], stores, shard, stop, console)
     except Stopped as stopped:
         console.print(f"{stopped}; run the same command again to go on", highlight=False)
         return 0
     if missing := sum(_missing(selection, stores, models) for selection in selections):
         print(f"{missing} answers are still missing: run the remaining shards, then once more")
         return 0
-    asked = [_entry(name, s, stores[name, s.title]) for name in models for s in selections]
-    benchmark = run_benchmark([*asked, *entries], _settings(flags, selections))
-    _write(benchmark, _notes(selections, decoding, flags, has_models=bool(models)), flags.output)
+    answered = [_entry(name, s, stores[name, s.title]) for name in models for s in selections]
+    benchmark = run_benchmark([*answered, *entries], _settings(flags, selections))
+    _write(benchmark, _notes(selections, asked, decoding, flags), flags.output)
     return 0
 
 
@@ -135,7 +134,7 @@ def _selections(flags: argparse.Namespace) -> list[Selection]:
     for name in ("limit", "resamples", "workers"):
         if getattr(flags, name) < 0:
             raise UserError(f"--{name} is {getattr(flags, name)}; expected 0 or more")
-    prompts = parse_prompts(flags.prompt or ["q_insight"])
+    prompts = parse_prompts(flags.prompt) or {**DEFAULT_TEMPLATES}
     found: dict[str, Selection] = {}
     for text in texts:
         try:
@@ -268,17 +267,16 @@ def _settings(flags: argparse.Namespace, selections: Sequence[Selection]) -> Set
 
 def _notes(
     selections: Sequence[Selection],
+    asked: Mapping[str, Sequence[Selection]],
     decoding: Decoding,
     flags: argparse.Namespace,
-    *,
-    has_models: bool,
 ) -> list[str]:
     """How the scores were made."""
     notes = []
-    if has_models:
-        prompts = {s.info.task: s.template.name for s in selections}
+    for model, given in asked.items():
+        prompts = {s.info.task: s.template.name for s in given}
         named = ", ".join(f"{name} ({task})" for task, name in prompts.items())
-        notes.append(f"models: prompt {named}; decoding: {decoding.label}")
+        notes.append(f"{model}: prompt {named}; decoding: {decoding.label}")
     if flags.scores:
         notes.append("scores of other tools keep their own scale, so they have no RMSE and MAE")
     if flags.limit:

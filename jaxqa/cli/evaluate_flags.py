@@ -25,7 +25,7 @@ def _what(flags: argparse._ArgumentGroup) -> None:
     flags.add_argument(
         "--model",
         metavar="[NAME=]PATH",
-        help="model directory (Hugging Face or jaxqa), or openai:URL#MODEL for an endpoint",
+        help="directory (Hugging Face, jaxqa or RALI), or openai:URL#MODEL for an endpoint",
         **_SEVERAL,
     )
     flags.add_argument(
@@ -66,7 +66,8 @@ def _how(flags: argparse._ArgumentGroup) -> None:
     flags.add_argument(
         "--prompt",
         metavar="[TASK=]NAME",
-        help=f"prompt, or one for each task; known are {', '.join(TEMPLATES)} (default q_insight)",
+        help="prompt, or one for each task (default: what a model was trained on, else q_insight, "
+        f"aes_r1 and omniquality_alignment); known are {', '.join(TEMPLATES)}",
         **_SEVERAL,
     )
     flags.add_argument(

@@ -12,14 +12,19 @@ from typing import Any
 from jaxqa import sharding
 from jaxqa.data.prompts import PromptTemplate
 from jaxqa.data.records import Example
+from jaxqa.distill.artifact import is_artifact, load_artifact
 from jaxqa.errors import UserError
 from jaxqa.evaluation.answering import Ask
+from jaxqa.evaluation.selection import Selection
 from jaxqa.models.qwen2_5_vl import hf_config
 from jaxqa.reasoning.endpoint import EndpointExpert
 from jaxqa.reasoning.expert import EXPERT_FAILED, ExpertConfig, Request
 from jaxqa.scoring import loading
 from jaxqa.scoring.decoding import Decoding
+from jaxqa.scoring.manifest import read_manifest
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer, judge
+from jaxqa.serving.loading import LoadOptions
+from jaxqa.serving.loading import load as load_scorer
 
 ENDPOINT = "openai:"
 _SAMPLED_BYTES = 65536
@@ -42,6 +47,16 @@ class LocalModel:
         hf_config.read_config(self.directory)  # refuses what is not a model of ours
         hf_config.read_image_config(self.directory)
         return {"weights": weights_digest(self.directory)}
+
+    def asked_as(self, selection: Selection) -> Selection:
+        """The selection with the prompt that the model was trained on, unless a flag says else."""
+        if self.flags.prompt:
+            return selection
+        task = selection.info.task
+        template = read_manifest(self.directory).templates.get(task, selection.template)
+        if template.low is None:
+            raise UserError(f"{self.directory} gives no score for {task}: choose one by --prompt")
+        return dataclasses.replace(selection, template=template)
 
     @contextlib.contextmanager
     def asking(self, check: Check) -> Iterator[Callable[[PromptTemplate], Ask]]:
@@ -80,6 +95,47 @@ class LocalModel:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistilledModel:
+    """A RALI artifact: a score for an image, no prompt and no answer."""
+
+    directory: Path
+    flags: argparse.Namespace
+
+    def identity(self) -> dict[str, Any]:
+        """Digest of its weights, from samples of each file."""
+        return {"weights": weights_digest(self.directory)}
+
+    def asked_as(self, selection: Selection) -> Selection:
+        """The selection with the range of the scorer, which is asked nothing."""
+        mapping = load_artifact(self.directory).basis.mapping
+        template = dataclasses.replace(
+            selection.template,
+            name="no prompt",
+            system=None,
+            question="",
+            low=mapping.low,
+            high=mapping.high,
+        )
+        return dataclasses.replace(selection, template=template)
+
+    @contextlib.contextmanager
+    def asking(self, check: Check) -> Iterator[Callable[[PromptTemplate], Ask]]:
+        """Load the artifact."""
+        options = LoadOptions(block_rows=self.flags.batch_size)
+        scorer = load_scorer(self.directory, options=options, workers=self.flags.workers or 1)
+
+        def ask(examples: Sequence[Example]) -> Iterator[ScoredAnswer]:
+            images = [example.image for example in examples]
+            for number, found in scorer.stream(images):
+                check()
+                yield ScoredAnswer(
+                    example=examples[number], text="", score=found.score, error=found.error
+                )
+
+        yield lambda template: ask
+
+
+@dataclasses.dataclass(frozen=True)
 class EndpointModel:
     """An OpenAI-compatible endpoint; what it fails to answer stays unanswered."""
 
@@ -91,6 +147,10 @@ class EndpointModel:
     def identity(self) -> dict[str, Any]:
         """URL and name: nothing else is known of it."""
         return {"endpoint": self.config.endpoint, "name": self.config.model}
+
+    def asked_as(self, selection: Selection) -> Selection:
+        """The selection itself."""
+        return selection
 
     @contextlib.contextmanager
     def asking(self, check: Check) -> Iterator[Callable[[PromptTemplate], Ask]]:
@@ -133,9 +193,10 @@ class EndpointModel:
                 yield answer
 
 
-EvaluatedModel = LocalModel | EndpointModel
+EvaluatedModel = LocalModel | DistilledModel | EndpointModel
 """Has `identity()`, what its answers depend on besides prompt and decoding (it checks the model);
-and `asking(check)`, which loads or connects, and gives for each template what answers examples."""
+`asked_as(selection)`, with the prompt that this model is asked; and `asking(check)`, which loads or
+connects, and gives for each template what answers examples."""
 
 
 def make_model(
@@ -147,7 +208,15 @@ def make_model(
       UserError: neither a directory nor `openai:URL#MODEL`.
     """
     if not text.startswith(ENDPOINT):
-        return LocalModel(Path(text), decoding, flags)
+        directory = Path(text)
+        if not is_artifact(directory):
+            return LocalModel(directory, decoding, flags)
+        if decoding.mode != "greedy":
+            raise UserError(
+                f"--model={text}: a distilled scorer writes nothing, so there is nothing to "
+                "decode; leave --decoding out"
+            )
+        return DistilledModel(directory, flags)
     url, _, name = text.removeprefix(ENDPOINT).partition("#")
     if decoding.mode == "expected":
         raise UserError(

@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for folder in ("scoring", "reasoning"):
+for folder in ("scoring", "reasoning", "distill"):
     sys.path.insert(0, str(Path(__file__).parents[1] / folder))

@@ -18,6 +18,8 @@ from scipy import stats
 from jaxqa import sharding
 from jaxqa.cli import evaluate
 from jaxqa.cli.main import DOORS
+from jaxqa.data.prompts import get_template
+from jaxqa.scoring.manifest import Manifest, manifest_values
 
 LAUNCHER = Path(__file__).parents[2] / "launchers" / "evaluate.py"
 IMAGES = 7
@@ -103,7 +105,7 @@ def test_answers_are_kept_and_the_table_agrees_with_scipy(finished):
     assert float(table["mae"]["value"]) == pytest.approx(np.mean(abs(scores - labels)))
     assert (table["plcc"]["scored"], table["plcc"]["failed"]) == ("7", "0")
     assert (
-        "models: prompt concise (quality); decoding: greedy" in (finished / "table.md").read_text()
+        "- tiny: prompt concise (quality); decoding: greedy" in (finished / "table.md").read_text()
     )
     assert r"\toprule" in (finished / "table.tex").read_text()
     assert json.loads((finished / "table.json").read_text())["failures"] == []
@@ -127,6 +129,19 @@ def test_a_cut_evaluation_goes_on_to_the_same_end(finished, model, data, tmp_pat
     run(*flags(model, data, tmp_path / "table.csv"))
     assert sorted(cut.read_bytes().splitlines()) == sorted(whole.read_bytes().splitlines())
     assert (tmp_path / "table.csv").read_text() == (finished / "table.csv").read_text()
+
+
+def test_a_model_is_asked_as_it_was_trained(finished, model, data, tmp_path):
+    own = shutil.copytree(model, tmp_path / "own")
+    templates = {"quality": get_template("concise")}
+    values = manifest_values(Manifest(templates=templates, max_new_tokens=12))
+    (own / "jaxqa.json").write_text(json.dumps(values))
+    arguments = flags(own, data, tmp_path / "table.csv")
+    arguments.remove("--prompt=concise")
+    run(*arguments)
+    found = lines(tmp_path / "table.answers" / "own" / "kadid10k.tatar.jsonl")
+    whole = lines(finished / "table.answers" / "tiny" / "kadid10k.tatar.jsonl")
+    assert found[0]["settings"]["prompt"] == "concise" and found[1:] == whole[1:]
 
 
 KILLED = """
@@ -166,13 +181,17 @@ def test_shards_together_make_the_whole(finished, model, data, tmp_path, capsys)
     assert names == [f"kadid10k.tatar.{i}-of-3.jsonl" for i in range(3)]
 
 
-def test_mean_and_expected_scores(model, data, tmp_path):
+@pytest.mark.slow
+def test_mean_scores(model, data, tmp_path):
     run(*flags(model, data, tmp_path / "mean.csv"), "--decoding=mean", "--samples=3")
     _, *answers = lines(tmp_path / "mean.answers" / "tiny" / "kadid10k.tatar.jsonl")
     for answer in answers:
         assert answer["score"] == pytest.approx(np.mean(answer["samples"]))
         assert answer["spread"] == pytest.approx(np.std(answer["samples"]))
     assert any(len(set(answer["samples"])) > 1 for answer in answers)
+
+
+def test_expected_scores(model, data, tmp_path):
     run(*flags(model, data, tmp_path / "expected.csv"), "--decoding=expected")
     _, *answers = lines(tmp_path / "expected.answers" / "tiny" / "kadid10k.tatar.jsonl")
     for answer in answers:
