@@ -250,7 +250,8 @@ PIPELINE: dict[str, dict[str, Any]] = {
     },
 }
 
-JUDGED = {"judge_sampling": ("aescot", "fast_slow"), "plan_sampling": ("plan_then_reason",)}
+JUDGES = ("aescot", "fast_slow")
+JUDGED = {"judge_sampling": JUDGES, "plan_sampling": ("plan_then_reason",)}
 
 
 def places(value: Any, path: str = "") -> Iterator[str]:
@@ -263,7 +264,7 @@ def places(value: Any, path: str = "") -> Iterator[str]:
             yield at
 
 
-@pytest.mark.parametrize("pipeline", JUDGED["judge_sampling"])
+@pytest.mark.parametrize("pipeline", JUDGES)
 def test_one_verdict_is_read(pipeline):
     with pytest.raises(UserError, match="judge_sampling.num_samples is 2; one reply is read"):
         outcome(pipeline, {"own.pipeline.judge_sampling.num_samples": "2"})
@@ -282,8 +283,10 @@ def rows() -> Iterator[tuple[str, str, Any]]:
             yield name, f"pipeline.{at}", row
     for section, names in JUDGED.items():
         for name, at in itertools.product(names, (a for a in STAGE if a.startswith("sampling."))):
-            refused = (section, at) == ("judge_sampling", "sampling.num_samples")
-            row = None if refused else STAGE[at]  # see test_one_verdict_is_read
+            # The section travels as a whole, so one field shows that it arrives; its number of
+            # samples counts apart, see test_one_verdict_is_read.
+            shown = ("sampling.temperature", *(("sampling.num_samples",) * (name not in JUDGES)))
+            row = STAGE[at] if at in shown else None
             yield name, f"pipeline.{section}.{at.removeprefix('sampling.')}", row
 
 
