@@ -74,7 +74,8 @@ def _full(*, threshold: bool) -> ml_collections.ConfigDict:
             "grpo_phase2": recipes.shrink(first, **SECOND_PHASE),
         },
         model=recipes.qwen("7B"),
-        data=recipes.full_data(sources, completion_lengths=(512, 1024)),
+        # 400 tokens more than the questions need: the plan stands in the prompt, too.
+        data=recipes.full_data(sources, text_tokens=720, completion_lengths=(512, 1024)),
         evaluation=EvaluationConfig(batch_size=32, max_new_tokens=1024),
         mesh=MeshConfig(fsdp=4),
     )

@@ -54,12 +54,14 @@ def full_data(
     sources: dict[str, DataSource],
     *,
     max_pixels: int = 1024 * 1024,
+    text_tokens: int = 320,
     completion_lengths: tuple[int, ...] = (),
 ) -> DataConfig:
     """Data at full size, below the folder `datasets`.
 
-    The buckets hold the questions of all systems with images of up to `max_pixels`: 28 x 28 pixels
-    a token and 112 x 112 a window, with room for windows that the border cuts. Q-Insight,
+    The buckets hold questions of `text_tokens`, chat turns included, with images of up to
+    `max_pixels`: 28 x 28 pixels a token and 112 x 112 a window, with room for windows that the
+    border cuts. Q-Insight,
     VisualQuality-R1 and Aes-R1 train without a limit that works; the KonIQ-10k images most of them
     use have 1024 x 768 pixels, which the default does not touch.
     """
@@ -70,7 +72,7 @@ def full_data(
         sources=sources,
         images=ImageConfig(max_pixels=max_pixels),
         buckets=Buckets(
-            prompt_lengths=(tokens // 2 + 320, tokens + 320),
+            prompt_lengths=(tokens // 2 + text_tokens, tokens + text_tokens),
             window_counts=(windows // 2 + 12, windows + 24),
             completion_lengths=completion_lengths,
         ),
