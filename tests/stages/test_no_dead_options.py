@@ -32,7 +32,7 @@ from jaxqa.sampling import methods
 from jaxqa.sampling.keys import token_uniforms
 from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
-from jaxqa.stages import grpo, kinds, run, setup
+from jaxqa.stages import grpo, kinds, run, setup, training
 from jaxqa.stages.config import RunConfig, parse_config
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.sections import STAGE_KINDS
@@ -408,13 +408,15 @@ def course(config: RunConfig, stage: str | None) -> Any:
         yield ScoredAnswer(example=examples[0], text="", score=None, error="none")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "Checkpoints", FakeCheckpoints)
-        patch.setattr(run.loop, "train", train)
+        for module in (run, training):
+            patch.setattr(module, "Checkpoints", FakeCheckpoints)
+        patch.setattr(training.loop, "train", train)
         patch.setattr(run.kinds, "prepare", prepare)
         patch.setattr(run.kinds, "policy_params", lambda stage, params: {"of": "the stage before"})
         patch.setattr(setup.Setup, "initial_params", lambda self: {"of": "the run's first model"})
         patch.setattr(Scorer, "score", score)
-        patch.setattr(run, "_finish", lambda *_: None)
+        patch.setattr(run, "_export", lambda *_: None)
+        patch.setattr(run.report, "write_report", lambda *_: None)
         run.run(config, new_folder(), Console(quiet=True))
     return events
 
@@ -549,9 +551,9 @@ TABLE: dict[str, Change] = {
     "stage.evaluate": Change("False", course),
     "stage.sources": Change("('elsewhere',)", refused="'elsewhere' cannot be trained on"),
     "stage.source_weights": Change("(1.0,2.0)", refused="2 numbers and sources 0 names"),
-    "stage.label_fraction": Change("0.5", first_batches),
+    "stage.label_fraction": Change("0.75", first_batches),
     "stage.rationales": Change("('texts.jsonl',)", texts_learned),
-    "stage.teacher_fraction": Change("0.5", texts_learned, {"sft.rationales": "('texts.jsonl',)"}),
+    "stage.teacher_fraction": Change("0.25", texts_learned, {"sft.rationales": "('texts.jsonl',)"}),
     "stage.start_from": Change("initial", course),
     "warmup.start_from": Change("sft", refused="expected previous, initial or a stage that runs"),
     "stage.optimizer.learning_rate": Change("3e-3", updates),
