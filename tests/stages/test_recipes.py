@@ -61,7 +61,8 @@ def shrunk(name):
     config = load(name, "demo")
     config.model.vision.update(depth=1, hidden_size=32, intermediate_size=32, num_heads=2)
     config.model.vision.update(fullatt_block_indexes=(0,), out_hidden_size=32)
-    config.model.text.update(hidden_size=32, intermediate_size=32, num_hidden_layers=1)
+    config.model.text.update(hidden_size=32, intermediate_size=32, num_hidden_layers=2)
+    config.model.text.tie_word_embeddings = False  # learns the form of answers sooner
     config.model.text.update(num_attention_heads=2, num_key_value_heads=1, mrope_section=(2, 3, 3))
     config.data.demo.update(crop_size=56, photograph_crops=7, auxiliary_crops=0)
     config.data.demo.update(procedural_crops=8, validation_crops=1, test_crops=1)
