@@ -8,8 +8,8 @@ for found in scorer.score(["a.jpg", "b.png"], task="quality", mode="expected"):
 import dataclasses
 import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -64,6 +64,21 @@ class _Pictures:
         return [load() for load in self.loads]
 
 
+@dataclasses.dataclass(frozen=True)
+class AskedComparison:
+    """A comparison before it is answered.
+
+    Attributes:
+      asker: who asks.
+      queries: two questions.
+      read: what their two results come to.
+    """
+
+    asker: Asker[Any]
+    queries: Sequence[blocks.Query]
+    read: Callable[[Any, Any], Comparison]
+
+
 class ImageScorer:
     """Scores images.
 
@@ -91,8 +106,9 @@ class ImageScorer:
         if workers < 1:
             raise UserError(f"workers is {workers}; expected at least 1")
         self.model, self.name = model, name
-        self._workers, self._limits = workers, limits
+        self.limits, self._workers = limits, workers
         self._askers: dict[Question, Asker[Score]] = {}
+        self._choosers: dict[Decoding, Asker[Choice] | None] = {}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -199,7 +215,7 @@ class ImageScorer:
 
         def queries() -> Iterator[_Pictures]:
             for number, (image, prompt) in enumerate(_with_prompts(images, prompts)):
-                names[number] = image_inputs.name_of(image, number)
+                names[number] = image_inputs.name_of(image, f"image {number}")
                 yield _Pictures(loads=[self._load(image, names[number], policy)], prompt=prompt)
 
         found = blocks.answer_all(asker, queries(), workers=self._workers, blocks=batch_size)
@@ -237,27 +253,53 @@ class ImageScorer:
         Raises:
           UserError: options that are unknown or that the model cannot serve.
         """
-        decoding = Question(
-            mode="mean" if samples > 1 else "think", samples=samples, seed=seed
-        ).decoding
-        chooser = None if reference is None else self.model.chooser(decoding)
-        if chooser is None:
-            question = self.question(task, "mean" if samples > 1 else None, seed=seed)
-            question = dataclasses.replace(question, samples=samples if samples > 1 else None)
-            found = dict(self.stream([a, b], question, prompts=prompt, allow_urls=allow_urls))
-            return compare_scores(found[0], found[1])
+        drawn = samples if samples > 1 else None
+        question = self.question(task, "mean" if drawn else None, samples=drawn, seed=seed)
         policy = _policy(allow_urls)
-        images = {"reference": reference, "image A": a, "image B": b}
-        loads = {name: self._load(image, name, policy) for name, image in images.items()}
-        orders = [
-            _Pictures(loads=[loads["reference"], loads[f"image {x}"], loads[f"image {y}"]])
-            for x, y in ("AB", "BA")
-        ]
-        choices = dict(blocks.answer_all(chooser, orders, workers=self._workers, blocks=2))
-        return combine(choices[0], choices[1])
+        images = {"image A": a, "image B": b, "reference": reference}
+        loads = {
+            name: self._load(image, image_inputs.name_of(image, name), policy)
+            for name, image in images.items()
+            if image is not None
+        }
+        asked = self.comparison(question, loads, prompt)
+        found = blocks.answer_all(asked.asker, asked.queries, workers=self._workers, blocks=2)
+        answers = dict(found)
+        return asked.read(answers[0], answers[1])
+
+    def comparison(
+        self, question: Question, loads: Mapping[str, Load], prompt: str | None = None
+    ) -> AskedComparison:
+        """What is asked to compare two images; see `compare`.
+
+        Args:
+          question: what is rated where the images are scored; sampled if its mode is "mean".
+          loads: what gives "image A", "image B" and perhaps "reference".
+          prompt: text that the images were made from, for alignment.
+
+        Raises:
+          UserError: the model cannot be asked so, or the text is missing.
+        """
+        first, second = loads["image A"], loads["image B"]
+        chooser = self._chooser(question) if "reference" in loads else None
+        if chooser is not None:
+            reference = loads["reference"]
+            orders = [[reference, first, second], [reference, second, first]]
+            return AskedComparison(chooser, [_Pictures(loads=order) for order in orders], combine)
+        if question.task == "alignment" and prompt is None:
+            raise UserError("task 'alignment' rates how well images show a text: give a prompt")
+        queries = [_Pictures(loads=[load], prompt=prompt) for load in (first, second)]
+        return AskedComparison(self.asker(question), queries, compare_scores)
+
+    def _chooser(self, question: Question) -> Asker[Choice] | None:
+        drawn = question.mode == "mean"
+        decoding = question.decoding if drawn else Decoding(seed=question.seed)
+        if decoding not in self._choosers:
+            self._choosers[decoding] = self.model.chooser(decoding)
+        return self._choosers[decoding]
 
     def _load(self, image: ImageInput, name: str, policy: UrlPolicy | None) -> Load:
-        return image_inputs.loader(image, name=name, url_policy=policy, limits=self._limits)
+        return image_inputs.loader(image, name=name, url_policy=policy, limits=self.limits)
 
 
 def _policy(allow_urls: bool | UrlPolicy) -> UrlPolicy | None:

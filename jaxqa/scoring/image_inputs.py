@@ -41,11 +41,9 @@ def as_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]
     return iter(images)
 
 
-def name_of(image: ImageInput, number: int) -> str:
-    """What messages call an image."""
-    if isinstance(image, str | os.PathLike):
-        return os.fsdecode(image)
-    return f"image {number}"
+def name_of(image: ImageInput, otherwise: str) -> str:
+    """What messages call an image: its path or URL, if it has one."""
+    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else otherwise
 
 
 def loader(

@@ -234,7 +234,7 @@ def test_comparing_by_scores(scorer):
     assert (found.choice, found.preference, found.method) == ("Image B", 0.0, "scores")
     assert scorer.compare(dark, dark.copy()).choice == "Similar"
     broken = scorer.compare(dark, b"nothing")
-    assert broken.choice is None and broken.preference is None and "image 1" in broken.error
+    assert broken.choice is None and broken.preference is None and "image B" in broken.error
 
 
 def test_queries_are_prepared_in_order_in_any_number_of_threads():
