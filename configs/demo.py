@@ -53,7 +53,7 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
         stages={
             "warmup": _warmup(steps=4 if smoke else 200),
             "sft": _sft(steps=8 if smoke else 600, label_fraction=TAUGHT),
-            "grpo": _grpo(steps=3 if smoke else 160),
+            "grpo": _grpo(steps=3 if smoke else 200),
         },
         spare=_controls(smoke),
         model=_model(),
@@ -93,7 +93,7 @@ def _model() -> ModelSource:
 
 
 def _data(smoke: bool) -> DataConfig:
-    demo = DemoDataConfig()
+    demo = DemoDataConfig(validation_crops=10, test_crops=20)
     if smoke:
         demo = DemoDataConfig(
             photograph_crops=12,
@@ -144,7 +144,7 @@ def _grpo(*, steps: int) -> GrpoStage:
         },
         objective=GrpoConfig(),
         sampling=SamplingConfig(num_samples=8, max_new_tokens=MAX_TOKENS, temperature=0.6),
-        optimizer=_optimizer(2e-4),
+        optimizer=_optimizer(1e-4),
     )
 
 
@@ -162,12 +162,12 @@ def _controls(smoke: bool) -> dict[str, SectionConfig]:
         sampling=SamplingConfig(temperature=0.0, max_new_tokens=MAX_TOKENS),
     )
     control = replace(
-        _sft(steps=8 if smoke else 450),
+        _sft(steps=8 if smoke else 560),
         start_from="sft",
         rationales=("own",),
         teacher_fraction=TAUGHT,
     )
-    ceiling = replace(_sft(steps=8 if smoke else 1150), start_from="warmup")
+    ceiling = replace(_sft(steps=8 if smoke else 1250), start_from="warmup")
     return {"own": own, "control": control, "ceiling": ceiling}
 
 
