@@ -153,9 +153,9 @@ def _demo() -> ml_collections.ConfigDict:
         architecture=architecture, vision_filters="dct", compute_dtype="float32"
     )
     align = AlignStage(
-        steps=600,
+        steps=300,
         batch_size=64,
-        save_every=200,
+        save_every=100,
         encoder=encoder,
         alignment=AlignmentConfig(temperature=0.07),
         optimizer=recipes.demo_optimizer(1e-3),
