@@ -9,6 +9,7 @@ DOORS = {
     "evaluate": "compare models and tools on labelled data sets",
     "score": "score images: files, folders, patterns, lists",
     "compare": "say which of two images is better",
+    "serve": "answer scoring requests over HTTP",
     "analyse": "draw what models do, from the answers of an evaluation",
     "generate": "write completions for images and a prompt",
     "convert": "convert a model directory to or from Hugging Face",

@@ -11,7 +11,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """What `score` understands."""
     flags = argparse.ArgumentParser("score", description=description, allow_abbrev=False)
     _what(flags)
-    _how(flags.add_argument_group("how scores are read from the model"))
+    add_mode(flags.add_argument_group("how scores are read from the model"))
     _where(flags.add_argument_group("files"))
     _filter(flags.add_argument_group("filter: which images to keep"))
     _machine(flags.add_argument_group("devices"))
@@ -63,7 +63,8 @@ def _what(flags: argparse.ArgumentParser) -> None:
     add_model(flags)
 
 
-def _how(flags: argparse._ArgumentGroup) -> None:
+def add_mode(flags: argparse._ActionsContainer) -> None:
+    """The flags that say how a score is read from a model."""
     flags.add_argument(
         "--mode",
         choices=MODES,

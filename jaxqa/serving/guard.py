@@ -1,0 +1,121 @@
+"""What every request passes first: the key, the size of its body, and the time it may take."""
+
+import asyncio
+import hmac
+import json
+import time
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jaxqa.serving.measures import Measures
+
+OPEN_PATHS = ("/health",)
+"""Answered without a key."""
+
+
+class Guard:
+    """ASGI middleware."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        key: str | None,
+        max_body_bytes: int,
+        read_timeout: float,
+        measures: Measures,
+    ):
+        """Wrap `app`.
+
+        Args:
+          app: what answers.
+          key: what clients must send as `Authorization: Bearer KEY`; None lets everyone in.
+          max_body_bytes: of a request.
+          read_timeout: seconds in which the whole body must have come.
+          measures: where requests are counted.
+        """
+        self._app, self._key = app, key
+        self._max_body_bytes, self._read_timeout = max_body_bytes, read_timeout
+        self._measures = measures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.monotonic(), 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, watch)
+        finally:
+            self._measures.request(scope["path"], status, time.monotonic() - begun)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if not self._may(scope["path"], headers):
+            await refuse(send, 401, "no valid key; send it as `Authorization: Bearer KEY`")
+            return
+        declared = headers.get(b"content-length", b"0")
+        too_large = f"the request is larger than {self._max_body_bytes} bytes"
+        if not declared.isdigit() or int(declared) > self._max_body_bytes:
+            await refuse(send, 413, too_large)
+            return
+        try:
+            body = await asyncio.wait_for(self._body(receive), self._read_timeout)
+        except TimeoutError:
+            await refuse(send, 408, f"the request did not come within {self._read_timeout:g} s")
+            return
+        if body is None:
+            await refuse(send, 413, too_large)
+            return
+        pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self._app(scope, replay, send)
+
+    def _may(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        if self._key is None or path in OPEN_PATHS:
+            return True
+        sent = headers.get(b"authorization", b"")
+        return hmac.compare_digest(sent, b"Bearer " + self._key.encode())
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body; None if it is too large."""
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return b"".join(parts)
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._max_body_bytes:
+                return None
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+
+async def refuse(send: Send, status: int, message: str) -> None:
+    """Send an error as every protocol of this server words it; the connection ends."""
+    body = json.dumps(error_body(status, message)).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_body(status: int, message: str) -> dict[str, Any]:
+    """The JSON of an error, as OpenAI's clients read it."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "code": status}}
