@@ -6,9 +6,9 @@ A two-layer model in the shape of Qwen2.5-VL learns to write `<think> ... </thin
 </answer>` about distorted crops of real photographs. Labels are a synthetic pseudo-MOS, computed
 from a full-reference metric: the demo shows that the machinery learns, not what people see.
 
-On two CPU cores it takes about 8 minutes and reaches an SRCC near 0.8 on fold 0; docs/demo.md says
-how far to trust that. No number here comes from a paper: sizes, steps and rates are what was tried
-on this data, within the time.
+On one CPU core it takes about 8 minutes and reaches an SRCC near 0.8 on fold 0; docs/demo.md says
+how far to trust that, what GRPO adds, and how it was chosen. No number here comes from a paper:
+sizes, steps and rates are what was tried on this data, within the time.
 
 `demo.py:smoke` is the same journey in about a minute, for tests.
 """
