@@ -427,3 +427,29 @@ def test_the_launcher_opens_the_door():
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     for flag in ("--model", "--port", "--flow_grpo", "--max_queue", "--api_key_env"):
         assert flag in result.stdout
+
+
+def resident_megabytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_stays_flat_over_20000_requests(server):
+    bodies = [json.dumps({"images": [b64(png(level))]}).encode() for level in range(0, 256, 5)]
+    bodies += [b"{", json.dumps({"images": [b64(b"nothing" * 1000)]}).encode()]
+
+    def client(count):
+        connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=20)
+        for number in range(count):
+            connection.request("POST", "/v1/score", bodies[number % len(bodies)])
+            reply = connection.getresponse()
+            assert reply.status in (200, 400) and reply.read()
+        connection.close()
+
+    with ThreadPoolExecutor(8) as clients:
+        list(clients.map(client, [500] * 8))
+        before = resident_megabytes()
+        list(clients.map(client, [2500] * 8))
+    assert resident_megabytes() - before < 20
