@@ -80,6 +80,24 @@ def make_triplets(count, seed=0, rationales=2):
     return triplets
 
 
+def draw_params(config, seed=0):
+    """Random parameters without a compilation: matrices by their width, norms near 1."""
+    from jaxqa.models.clip.model import Clip
+
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        noise = rng.standard_normal(leaf.shape).astype(np.float32)
+        name = jax.tree_util.keystr(path)
+        if "norm" in name:
+            return np.float32("weight" in name) + 0.1 * noise
+        if "logit" in name:
+            return np.full(leaf.shape, 2.0, np.float32)
+        return noise * np.float32(0.3 if leaf.ndim < 2 else leaf.shape[-2] ** -0.5)
+
+    return jax.tree_util.tree_map_with_path(draw, Clip(config=config).abstract_params())
+
+
 def make_artifact(config=CLIP, seed=0, dimensions=6, vectors=9, clip=False):
     """A random encoder and a random basis that fits it."""
     from jaxqa.distill.artifact import Artifact

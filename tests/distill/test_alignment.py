@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distill_fixtures import CLIP, SIGLIP, jit, make_triplets
+from distill_fixtures import CLIP, SIGLIP, draw_params, jit, make_triplets
 
 from jaxqa import sharding
 from jaxqa.distill.alignment import (
@@ -133,7 +133,7 @@ def test_fewer_rationales_on_request():
 def gradient(config, options, *, mesh):
     """Loss, metrics and gradients of a fixed batch."""
     model = Clip(config=config)
-    params = aligned_params(model.init(jax.random.key(0)), options)
+    params = aligned_params(draw_params(config), options)
     params = jax.device_put(params, sharding.tree_shardings(params, sharding.CLIP_RULES, mesh))
     objective = AlignmentObjective(model=model, config=options)
     pixels = np.stack([prepare(t.image, CLIP) for t in TRIPLETS[:16]])
@@ -144,7 +144,10 @@ def gradient(config, options, *, mesh):
     return float(loss), metrics, jax.device_get(grads), params
 
 
-@pytest.mark.parametrize("config", [CLIP, SIGLIP], ids=["clip", "siglip"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(CLIP, id="clip"), pytest.param(SIGLIP, id="siglip", marks=pytest.mark.slow)],
+)
 def test_eight_devices_learn_as_one(config):
     options = AlignmentConfig(temperature=0.2)
     one, metrics, one_grads, params = gradient(config, options, mesh=one_device())
@@ -169,7 +172,7 @@ def test_a_fixed_temperature_has_no_gradient():
 
 
 def test_the_checkpoints_temperature_is_the_default():
-    params = Clip(config=SIGLIP).init(jax.random.key(0))
+    params = draw_params(SIGLIP)
     trained = aligned_params(params, AlignmentConfig())
     np.testing.assert_array_equal(trained["logit_scale"], params["logit_scale"])
     np.testing.assert_array_equal(trained["logit_bias"], params["logit_bias"])

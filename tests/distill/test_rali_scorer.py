@@ -93,10 +93,9 @@ def test_answers_stay_in_the_range_where_the_mapping_clips(scorer):
     np.testing.assert_array_equal(scores(clipped, IMAGES), np.clip(free, 1, 5))
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (24, 20)])
-def test_the_gradient_of_pixels_equals_finite_differences(scorer, shape):
+def test_the_gradient_of_pixels_equals_finite_differences(scorer):
     rng = np.random.default_rng(0)
-    pixels = rng.uniform(20, 235, (2, *shape, 3)).astype(np.float32)
+    pixels = rng.uniform(20, 235, (2, 24, 20, 3)).astype(np.float32)
     score = jax.jit(scorer.score_pixels)
     grads = np.asarray(
         jax.jit(jax.grad(lambda x: scorer.score_pixels(x).sum()))(jnp.asarray(pixels)), np.float64
@@ -118,8 +117,9 @@ def test_pixels_and_files_score_alike(scorer):
     np.testing.assert_allclose(found, scores(scorer, IMAGES[:3]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", [CLIP, SIGLIP], ids=["clip", "siglip"])
-@pytest.mark.parametrize("size", [(60, 40), (33, 90), (7, 9), (16, 30)])
+@pytest.mark.parametrize(
+    ("config", "size"), [(CLIP, (60, 40)), (CLIP, (33, 90)), (CLIP, (7, 9)), (SIGLIP, (33, 90))]
+)
 def test_the_device_resizes_as_the_host_does(config, size):
     rng = np.random.default_rng(1)
     small = rng.integers(0, 256, (size[0] // 3 + 1, size[1] // 3 + 1, 3)).astype(np.uint8)

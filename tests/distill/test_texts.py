@@ -1,9 +1,8 @@
 """Rationales to embeddings: policies for long ones, caching, blocks."""
 
-import jax
 import numpy as np
 import pytest
-from distill_fixtures import CLIP, jit
+from distill_fixtures import CLIP, draw_params, jit
 
 from jaxqa.distill.texts import embed_texts, pieces
 from jaxqa.models.clip.model import Clip, unit
@@ -22,7 +21,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model():
     model = Clip(config=CLIP)
-    return model, model.init(jax.random.key(0))
+    return model, draw_params(CLIP)
 
 
 def test_short_texts_are_one_piece(tokenizer):

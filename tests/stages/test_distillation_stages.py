@@ -13,6 +13,7 @@ from rich.console import Console
 import jaxqa
 from jaxqa import configuration
 from jaxqa.configuration import apply_override
+from jaxqa.data.records import stable_id
 from jaxqa.distill.alignment import AlignmentConfig
 from jaxqa.distill.artifact import load_artifact
 from jaxqa.distill.basis import BasisConfig
@@ -158,6 +159,7 @@ def test_a_finished_run_is_not_done_again(finished):
     assert (work / "artifacts" / "basis" / "rali.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_with_the_same_bits(finished, data, tmp_path):
     config, work, _ = finished
 
@@ -179,10 +181,9 @@ def test_a_stopped_run_ends_with_the_same_bits(finished, data, tmp_path):
     assert bits(tmp_path / "work" / "artifacts" / "basis") == bits(work / "artifacts" / "basis")
 
 
+@pytest.mark.slow
 def test_rationales_come_from_a_file(data, tmp_path):
     records = [json.loads(x) for x in (data / "rationales.jsonl").read_text().splitlines()]
-    from jaxqa.data.records import stable_id
-
     ids = [stable_id("jaxqa_demo", record["dist_img"]) for record in records]
     lines = [
         {"example_id": i, "kept": True, "rationales": ["much noise", "noise"]} for i in ids[:7]
