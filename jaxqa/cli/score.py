@@ -41,8 +41,10 @@ def score(argv: Sequence[str] | None) -> int:
     items = score_inputs.expand(flags.inputs, prompt=flags.text)
     output = _output(flags)
     if output is not None and _is_finished(flags, output, items):
-        print(f"{output} is finished: all {len(items)} images are in it")
-        return 0
+        failed = score_output.read_paths(output, failed=True) & {item.path for item in items}
+        lacking = f", {len(failed)} without a score" if failed else ""
+        print(f"{output} is finished: all {len(items)} images are in it{lacking}")
+        return FAILED_STATUS if failed else 0
     console = Console(stderr=True)
     try:
         with StopRequest() as stop:
@@ -258,7 +260,10 @@ def _report(
     if output is not None or len(rows) > 1:
         console.print("; ".join(parts), highlight=False, soft_wrap=True)
     if failed and (output is not None or flags.output == "-"):
-        first = failed[0]
-        console.print(
-            f"no score: {first['path']}: {first['error']}", highlight=False, soft_wrap=True
-        )
+        console.print(f"no score: {_named_error(failed[0])}", highlight=False, soft_wrap=True)
+
+
+def _named_error(row: Row) -> str:
+    """The error with the image's path; those of reading the image begin with it already."""
+    path, error = row["path"], row["error"]
+    return error if error.startswith(path) else f"{path}: {error}"

@@ -60,22 +60,26 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         file.write(data)
 
 
-def read_paths(path: Path) -> set[str]:
-    """Paths of a finished file.
+def read_paths(path: Path, *, failed: bool = False) -> set[str]:
+    """Paths of a finished file; only those without a score where `failed`.
 
     Raises:
       UserError: it is not a file of scores.
     """
     try:
-        kind = format_of(path)
-        if kind == "jsonl":
-            return {row["path"] for row in read_json_lines(path)}
-        if kind == "parquet":
-            return set(_parquet().read_table(path, columns=["path"])["path"].to_pylist())
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row["path"] for row in csv.DictReader(file)}
+        return {row["path"] for row in _read(path) if not failed or row["error"]}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a file of scores: {error}; give --overwrite") from error
+
+
+def _read(path: Path) -> Iterable[Mapping[str, Any]]:
+    kind = format_of(path)
+    if kind == "jsonl":
+        return list(read_json_lines(path))
+    if kind == "parquet":
+        return _parquet().read_table(path, columns=["path", "error"]).to_pylist()
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class Journal:

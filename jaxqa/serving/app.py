@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from jaxqa.errors import UserError
 from jaxqa.serving import adapters, native
-from jaxqa.serving.batcher import Busy
+from jaxqa.serving.batcher import Busy, Closed
 from jaxqa.serving.guard import Guard, error_body
 from jaxqa.serving.measures import Measures
 from jaxqa.serving.openapi import description
@@ -48,6 +48,7 @@ def make_app(
             UserError: _on(400),
             TooSlow: _on(504),
             Busy: _on(429),
+            Closed: _on(503),
             HTTPException: _on_http,
             RuntimeError: _on(500),
             MemoryError: _on(500),

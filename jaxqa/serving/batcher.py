@@ -38,6 +38,10 @@ class Busy(Exception):
         self.retry_after = retry_after
 
 
+class Closed(Exception):
+    """The batcher takes nothing any more: it was closed, or its device thread has ended."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatcherConfig:
     """How requests are put together.
@@ -102,14 +106,15 @@ class Batcher:
 
         Raises:
           Busy: there is no room for them.
-          UserError: there will never be, or the batcher is closed.
+          Closed: the batcher takes nothing any more.
+          UserError: there will never be room for so many.
         """
         limit = self._config.max_queue
         if len(queries) > limit:
             raise UserError(f"{len(queries)} images in a request; expected at most {limit}")
         with self._lock:
             if self._closing or not self.is_alive:
-                raise UserError("the server is shutting down")
+                raise Closed("the server is shutting down")
             if self._pending + len(queries) > limit:
                 raise Busy(self._retry_after())
             self._pending += len(queries)

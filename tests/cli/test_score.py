@@ -262,6 +262,17 @@ def test_finished_files(folder, model, tmp_path, capsys):
     assert len(read(tmp_path / "out.csv")) == 5
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_finished_file_keeps_its_failures(folder, model, tmp_path, capsys, suffix):
+    broken = folder / "broken.png"
+    broken.write_bytes(b"nothing")
+    output = f"--output={tmp_path / 'out'}.{suffix}"
+    run(model, folder, output, status=1)
+    assert capsys.readouterr().err.count(str(broken)) == 1  # named once
+    run(model, folder, output, "--resume", status=1)
+    assert "all 6 images are in it, 1 without a score" in capsys.readouterr().out
+
+
 def test_other_settings_are_not_mixed_in(folder, model, tmp_path, capsys):
     output = tmp_path / "out.csv"
     journal = tmp_path / "out.csv.partial"

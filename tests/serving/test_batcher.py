@@ -10,7 +10,7 @@ import pytest
 from stand_in import StandInAsker, grey
 
 from jaxqa.errors import UserError
-from jaxqa.serving.batcher import Batcher, BatcherConfig, Busy
+from jaxqa.serving.batcher import Batcher, BatcherConfig, Busy, Closed
 
 
 @dataclasses.dataclass
@@ -146,7 +146,7 @@ def test_a_dead_device_is_said_and_nobody_waits():
     while batcher.is_alive and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not batcher.is_alive
-    with pytest.raises(UserError, match="shutting down"):
+    with pytest.raises(Closed, match="shutting down"):
         batcher.submit(StandInAsker(), [Query(1)])
     with pytest.raises(RuntimeError, match="has ended"):
         future.result(10)
@@ -161,7 +161,7 @@ def test_closing_finishes_what_was_taken():
     batcher.close()
     assert time.monotonic() - begun < 10
     assert [f.result(0).score for f in futures] == [expected(level) for level in range(10)]
-    with pytest.raises(UserError, match="shutting down"):
+    with pytest.raises(Closed, match="shutting down"):
         batcher.submit(asker, [Query(1)])
 
 
