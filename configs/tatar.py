@@ -8,6 +8,13 @@ the good ones; fine-tuning on both; GRPO with an adaptive Gaussian for quality a
 completions for aesthetics (the abstract). `tatar.py:released` has the rewards that the released
 code names instead: aesthetics get a Gaussian, too, and narratives a least length.
 
+Probes of its claims (their metrics of stability: `group_variance_quality`, `_aesthetics`):
+
+    tatar.py:slow_quality      narratives for both tasks
+    tatar.py:fast_aesthetics   two sentences for both
+    tatar.py:swapped           narratives for quality, two sentences for aesthetics
+    tatar.py:symmetric         one Gaussian for both tasks, no ranking, no limit of words
+
 Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{koniq10k,artimuse10k} (with ArtiMuse's attribute
 texts), and three OpenAI-compatible endpoints, by default:
 
@@ -21,6 +28,7 @@ released code that no option here reproduces are in jaxqa/rewards/compatibility/
 import ml_collections
 
 from jaxqa.objectives.grpo import GrpoConfig
+from jaxqa.reasoning import wording
 from jaxqa.reasoning.expert import ExpertConfig
 from jaxqa.reasoning.fast_slow import FastSlow
 from jaxqa.rewards.registry import RewardTerm
@@ -36,15 +44,17 @@ ARTIMUSE_IMAGES = 8998  # train_iaa.json
 EPOCHS = 3  # released GRPO script
 IMAGES_PER_STEP = 16  # 8 GPUs, one image each, accumulated twice
 MAX_PIXELS = 1_572_864  # SFT, GRPO and evaluation scripts
+PROBES = ("slow_quality", "fast_aesthetics", "swapped", "symmetric")
+MODES = ("released", *PROBES, "demo")
 
 
 def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
-    """Full size (`full`, the default, or `released`), or on the demo's photographs (`demo`)."""
-    mode = recipes.choose(mode, "released", "demo")
-    return _demo() if mode == "demo" else _full(released=mode == "released")
+    """Full size: `full` (the default), `released` or a probe of the docstring; or `demo`."""
+    mode = recipes.choose(mode, *MODES)
+    return _demo() if mode == "demo" else _full(mode)
 
 
-def _full(*, released: bool) -> ml_collections.ConfigDict:
+def _full(mode: str) -> ml_collections.ConfigDict:
     sources = {
         # In proportion, as the GRPO stage takes them; fine-tuning interleaves half and half.
         "quality": DataSource(
@@ -56,12 +66,10 @@ def _full(*, released: bool) -> ml_collections.ConfigDict:
     }
     return make_config(
         stages={
-            "fast": _fast(),
-            "slow": _slow(),
+            "fast": _slow_quality() if mode in ("slow_quality", "swapped") else _fast(),
+            "slow": _fast_aesthetics() if mode in ("fast_aesthetics", "swapped") else _slow(),
             "sft": _sft(),
-            "grpo": _grpo(
-                EPOCHS * (KONIQ_IMAGES + ARTIMUSE_IMAGES) // IMAGES_PER_STEP, released=released
-            ),
+            "grpo": _grpo(EPOCHS * (KONIQ_IMAGES + ARTIMUSE_IMAGES) // IMAGES_PER_STEP, mode),
         },
         model=recipes.qwen("7B"),
         data=recipes.full_data(sources, max_pixels=MAX_PIXELS, completion_lengths=(160, 384)),
@@ -103,6 +111,21 @@ def _slow() -> RationalesStage:
     )
 
 
+def _slow_quality() -> RationalesStage:
+    """A probe: narratives from the picture, as KonIQ-10k has no remarks; checks of aesthetics off.
+
+    It keeps the stage's name, so that everything after it is the same.
+    """
+    pipeline = FastSlow(fast_tasks=(), slow_prompt=wording.SLOW_QUALITY, min_aspects=0)
+    return recipes.shrink(_fast(), pipeline=pipeline, sampling=_slow().sampling)
+
+
+def _fast_aesthetics() -> RationalesStage:
+    """A probe: two sentences from the picture, which only the expert for quality sees."""
+    pipeline = FastSlow(fast_tasks=("quality", "aesthetics"), fast_prompt=wording.FAST_AESTHETICS)
+    return recipes.shrink(_fast(), sources=("aesthetics",), pipeline=pipeline)
+
+
 def _sft() -> SftStage:
     return SftStage(
         steps=120,  # GRPO starts from checkpoint-120
@@ -116,25 +139,31 @@ def _sft() -> SftStage:
     )
 
 
-def _grpo(steps: int, *, released: bool) -> GrpoStage:
+def _grpo(steps: int, mode: str) -> GrpoStage:
+    narrated = mode in ("slow_quality", "swapped", "symmetric")
     quality = RewardTerm(
         name="adaptive_gaussian",
-        tasks=("quality",),
-        options={"tolerance": 8.75, "growth": 0.8, "max_words": 65},  # run script and constants
+        tasks=() if mode == "symmetric" else ("quality",),
+        options={  # run script and constants
+            "tolerance": 8.75,
+            "growth": 0.8,
+            "max_words": 0 if narrated else 65,
+        },
     )
     aesthetics = RewardTerm(
         name="adaptive_gaussian",
         tasks=("aesthetics",),
         options={"tolerance": 8.75, "growth": 2.0, "scale": 1.5, "min_words": 125},
     )
+    ranking = RewardTerm(name="completion_ranking", tasks=("aesthetics",))
     return GrpoStage(
         steps=steps,
         batch_size=IMAGES_PER_STEP,
         micro_batches=2,
         rewards={
             "quality": quality,
-            **({"aesthetics": aesthetics} if released else {}),
-            "ranking": RewardTerm(name="completion_ranking", tasks=("aesthetics",)),
+            **({"aesthetics": aesthetics} if mode == "released" else {}),
+            **({"ranking": ranking} if mode != "symmetric" else {}),
             "format": RewardTerm(name="format", options={"layout": "any"}),
         },
         objective=GrpoConfig(beta=1e-3),
@@ -164,7 +193,7 @@ def _demo() -> ml_collections.ConfigDict:
             "slow": recipes.shrink(_slow(), **small),
             "sft": recipes.demo_sft(400, rationales=("fast", "slow"), start_from="warmup"),
             "grpo": recipes.shrink(
-                _grpo(60, released=False),
+                _grpo(60, "demo"),
                 batch_size=16,
                 save_every=30,
                 micro_batches=1,

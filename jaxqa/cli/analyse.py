@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxqa.cli.errors import run_door
+from jaxqa.cli.model_names import name_of_directory
 from jaxqa.data.prompts import get_template
 from jaxqa.data.registry import dataset_info
 from jaxqa.errors import UserError
@@ -102,7 +103,7 @@ def _attention(flags: argparse.Namespace) -> Path:
         raise UserError("no image has a score, so there is no score to trace")
     replay = _replay(flags, settings)
     shares = [replay.attention_shares(prediction) for prediction in scored]
-    drawn = attention_share.draw(shares, title=f"{flags.model.name}, at the score")
+    drawn = attention_share.draw(shares, title=f"{name_of_directory(flags.model)}, at the score")
     return pictures.write(flags.output, *drawn)
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from jaxqa.cli import evaluate_flags
 from jaxqa.cli.errors import run_door
 from jaxqa.cli.evaluate_models import ENDPOINT, EvaluatedModel, make_model
+from jaxqa.cli.model_names import name_of_directory
 from jaxqa.errors import UserError
 from jaxqa.evaluation import benchmark_files, score_files
 from jaxqa.evaluation.answer_store import AnswerStore, Shard
@@ -32,7 +33,6 @@ from jaxqa.stages.progress import show_progress
 from jaxqa.train.stop import Stopped, StopRequest
 
 _NAMED = re.compile(r"([\w.+-]+)=(.+)")
-_NAMELESS = ("export", "model", "checkpoint", "final", "hf")
 
 Stores = Mapping[tuple[str, str], AnswerStore]
 
@@ -120,8 +120,7 @@ def _model_name(text: str) -> str:
     """The last part of a path that says something; the model's name at an endpoint."""
     if text.startswith(ENDPOINT):
         return re.sub(r"[^\w.+-]+", "-", text.partition("#")[2]) or "endpoint"
-    parts = [part for part in Path(text).absolute().parts if part not in _NAMELESS]
-    return re.sub(r"[^\w.+-]+", "-", parts[-1]).strip("-") or "model"
+    return name_of_directory(text)
 
 
 def _selections(flags: argparse.Namespace) -> list[Selection]:

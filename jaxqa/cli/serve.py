@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxqa.cli import score_flags
 from jaxqa.cli.errors import run_door
+from jaxqa.cli.model_names import name_of_directory
 from jaxqa.errors import UserError
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -55,7 +56,7 @@ def serve(argv: Sequence[str] | None) -> int:
     scorer, question = load_scorer(flags)
     service = Service(
         scorer,
-        name=flags.name or flags.model.resolve().name,
+        name=flags.name or name_of_directory(flags.model),
         default=question,
         limits=limits,
         batching=batching,

@@ -13,6 +13,7 @@ from jaxqa.reasoning.leaks import find_leak
 from jaxqa.reasoning.pipeline import Ask, Item, Outcome, Steps
 from jaxqa.reasoning.requests import ask, check_gaps, check_single
 from jaxqa.reasoning.verdicts import read_verdict
+from jaxqa.rewards.labels import TASKS
 from jaxqa.sampling.config import SamplingConfig
 
 ATTRIBUTES_KEY = "aesthetic_attributes"
@@ -31,7 +32,7 @@ _SLOW_MARKS = ("groundedness_no_fabrication", "reasoning_cohesion")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FastSlow:
-    """Quality: two sentences on what can be seen. Any other task: a narrative from remarks.
+    """Two sentences on what can be seen (quality), or a narrative from remarks (other tasks).
 
     The expert is told the score and repeats it in `<answer>`. Hard checks, in this order: bad
     markers, role prefixes, exactly one `<think>` and one `<answer>` and nothing else, a plain
@@ -39,9 +40,10 @@ class FastSlow:
     touched (slow). Then the judge, who sees the picture.
 
     Attributes:
-      fast_prompt: for quality; gaps {score} {low} {high} {shortest} {longest}.
-      slow_prompt: for aesthetics; also {attributes} {aim}. Without `<image>` the expert works from
-        the remarks alone.
+      fast_tasks: tasks that are thought about fast; the others slowly.
+      fast_prompt: of the short texts; gaps {score} {low} {high} {shortest} {longest}.
+      slow_prompt: of the narratives; also {attributes} {aim}. Without `<image>` the expert works
+        from the remarks alone; with {attributes} an image without remarks is dropped.
       judge_system, fast_judge_prompt, slow_judge_prompt: what the judge is asked; an empty prompt
         for no judge.
       fast_sentences: sentences that are kept of a short text.
@@ -55,6 +57,7 @@ class FastSlow:
     """
 
     name: Literal["fast_slow"] = "fast_slow"
+    fast_tasks: tuple[str, ...] = ("quality",)
     fast_prompt: str = wording.FAST
     slow_prompt: str = wording.SLOW
     judge_system: str = wording.FAST_SLOW_JUDGE_SYSTEM
@@ -71,6 +74,8 @@ class FastSlow:
 
     def __post_init__(self):
         check_single("judge_sampling", self.judge_sampling)
+        if unknown := set(self.fast_tasks) - set(TASKS):
+            raise ValueError(f"fast_tasks names {sorted(unknown)}; expected some of {TASKS}")
         fast = {"score", "low", "high", "shortest", "longest"}
         check_gaps("fast_prompt", self.fast_prompt, fast)
         check_gaps("slow_prompt", self.slow_prompt, fast | {"attributes", "aim"})
@@ -89,7 +94,7 @@ class FastSlow:
         """See `Pipeline`."""
         facts = self._facts(item)
         slow = self.group(item) == "slow"
-        if slow and not facts["attributes"]:
+        if slow and "{attributes}" in self.slow_prompt and not facts["attributes"]:
             return Outcome(reason="no_attributes", detail=f"metadata has no {ATTRIBUTES_KEY}")
         prompt = self.slow_prompt if slow else self.fast_prompt
         reply = yield ask(item, prompt, sampling, facts=facts)
@@ -108,7 +113,7 @@ class FastSlow:
 
     def group(self, item: Item) -> str:
         """See `Pipeline`: the way of thinking."""
-        return "fast" if item.source.template.task == "quality" else "slow"
+        return "fast" if item.source.template.task in self.fast_tasks else "slow"
 
     def quotas(self) -> Mapping[str, int]:
         """See `Pipeline`."""

@@ -45,6 +45,25 @@ FAST = (
     "</answer>."
 )
 
+FAST_AESTHETICS = (
+    "This picture's aesthetic score is {score}, from {low} (worst) to {high} (best).<image>Explain "
+    "that impression the way a viewer would at first glance, from what can be seen: name the one "
+    "or two things that decide it, such as framing, light, color, subject or mood, and how they "
+    "work. Write exactly two sentences of {shortest} to {longest} words in all, inside <think> "
+    "</think>, without any number and without a word about the score. Then repeat the score as a "
+    "plain number inside <answer> </answer>."
+)
+
+SLOW_QUALITY = (
+    "This picture's perceived technical quality was measured as {score}, from {low} (worst) to "
+    "{high} (best).<image>Reason like a careful inspector who has only the picture: go through "
+    "sharpness, noise, compression, exposure, contrast and color in this order, say where each "
+    "shows and what follows from it, weigh flaws against strengths and let the conclusion grow out "
+    "of them. Write about {aim} words, at least {shortest} and at most {longest}, inside <think> "
+    "</think>, without any number and without a word about the measurement. Then repeat the "
+    "measurement as a plain number inside <answer> </answer>."
+)
+
 SLOW = (
     "An aesthetic review of one picture holds these remarks:\n{attributes}\n\nThe picture's "
     "aesthetic score is {score}, from {low} (worst) to {high} (best). Retell the remarks as the "

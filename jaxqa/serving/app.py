@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from jaxqa.errors import UserError
@@ -16,7 +16,7 @@ from jaxqa.serving import adapters, native
 from jaxqa.serving.batcher import Busy, Closed
 from jaxqa.serving.guard import Guard, error_body
 from jaxqa.serving.measures import Measures
-from jaxqa.serving.openapi import description
+from jaxqa.serving.openapi import description, page
 from jaxqa.serving.service import Service, TooSlow
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -93,6 +93,9 @@ def _routes(service: Service, measures: Measures, *, pickles: bool) -> list[Rout
     async def openapi(request: Request) -> Response:
         return JSONResponse(description(service.name, service.scorer.tasks))
 
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page(description(service.name, service.scorer.tasks)))
+
     routes = [
         Route("/v1/score", scoring(native.score), methods=["POST"]),
         Route("/v1/compare", compare, methods=["POST"]),
@@ -102,6 +105,7 @@ def _routes(service: Service, measures: Measures, *, pickles: bool) -> list[Rout
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/openapi.json", openapi),
+        Route("/docs", docs),
     ]
     if pickles:
         routes.append(Route("/", scoring(adapters.flow_grpo), methods=["POST"]))

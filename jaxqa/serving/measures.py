@@ -6,7 +6,7 @@ from jaxqa.scoring.results import Score
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 _PATHS = (
-    *("/", "/compute", "/health", "/metrics", "/openapi.json"),
+    *("/", "/compute", "/health", "/metrics", "/openapi.json", "/docs"),
     *("/v1/score", "/v1/compare", "/v1/models", "/v1/chat/completions"),
 )
 

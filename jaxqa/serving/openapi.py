@@ -1,6 +1,8 @@
-"""What the server offers, in OpenAPI's form."""
+"""What the server offers, in OpenAPI's form and as a page to read."""
 
-from collections.abc import Sequence
+import html
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _IMAGE = {
@@ -33,6 +35,24 @@ def description(name: str, tasks: Sequence[str]) -> dict[str, Any]:
         "range": {"type": "array", "items": {"type": "number"}},
     }
     compare = {"a": _IMAGE, "b": _IMAGE, "reference": _IMAGE, "prompt": {"type": "string"}}
+    compare |= {"task": task, "mode": mode}
+    compared = {
+        "choice": {"enum": ["Image A", "Image B", "Similar"], "nullable": True},
+        "preference": {"type": "number", "nullable": True},
+        "consistent": {"type": "boolean", "nullable": True},
+        "method": {"enum": ["prompt", "scores"]},
+        "rationales": _TEXTS,
+        "error": {"type": "string", "nullable": True},
+    }
+    chat = {
+        "model": {"enum": [name, *(f"{name}:{each}" for each in tasks)]},
+        "messages": {"type": "array", "items": {"type": "object"}},
+    }
+    choices = {"choices": {"type": "array", "items": {"type": "object"}}}
+    flow = {
+        "image": {"type": "array", "items": {"type": "string"}},
+        "prompt": {"type": "array", "items": {"type": "string"}},
+    }
     return {
         "openapi": "3.0.3",
         "info": {"title": f"jaxqa: {name}", "version": "1"},
@@ -40,14 +60,41 @@ def description(name: str, tasks: Sequence[str]) -> dict[str, Any]:
         "security": [{"key": []}, {}],
         "paths": {
             "/v1/score": _post("Score images.", score, ["images"], scored),
-            "/v1/compare": _post("Which of two images is better.", compare, ["a", "b"], {}),
-            "/v1/chat/completions": _post("Score images, as OpenAI's clients ask.", {}, [], {}),
-            "/compute": _post("Score images, as Flow-Factory asks.", {}, [], {}),
+            "/v1/compare": _post("Which of two images is better.", compare, ["a", "b"], compared),
+            "/v1/chat/completions": _post(
+                "Score images, as OpenAI's clients ask.", chat, ["messages"], choices
+            ),
+            "/compute": _post(
+                "Score images, as Flow-Factory asks.",
+                flow,
+                ["image"],
+                {"rewards": _NUMBERS, "errors": _TEXTS},
+            ),
             "/v1/models": _get("The model and its tasks."),
             "/health": _get("200 while the server can answer."),
             "/metrics": _get("Counters for Prometheus."),
         },
     }
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The document as a page that needs nothing else: no scripts, no other server."""
+    title = html.escape(document["info"]["title"])
+    parts = [f"<h1>{title}</h1><p>As JSON: <a href='openapi.json'>openapi.json</a></p>"]
+    for path, methods in document["paths"].items():
+        for method, entry in methods.items():
+            parts.append(f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>")
+            parts.append(f"<p>{html.escape(entry['summary'])}</p>")
+            asked, answered = entry.get("requestBody"), entry["responses"]["200"]
+            for words, body in (("Request", asked), ("Answer", answered)):
+                if body and "content" in body:
+                    schema = body["content"]["application/json"]["schema"]
+                    text = html.escape(json.dumps(schema, indent=2))
+                    parts.append(f"<details><summary>{words}</summary><pre>{text}</pre></details>")
+    style = ":root { color-scheme: light dark; } body { font: 16px/1.5 system-ui, sans-serif; "
+    style += "max-width: 50rem; margin: 2rem auto; padding: 0 1rem; } h2 { font-size: 1.1rem; }"
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
 
 
 def _post(

@@ -159,11 +159,8 @@ def demo_warmup(steps: int = 150) -> WarmupStage:
 
 def demo_sft(steps: int, **options: Any) -> SftStage:
     """Fine-tuning on rationales; without options, what stands in for an instruct model."""
-    return SftStage(
-        **{"steps": steps, "batch_size": 32, "save_every": steps}
-        | {"optimizer": demo_optimizer(1e-3)}
-        | options
-    )
+    stage = SftStage(steps=steps, batch_size=32, save_every=steps, optimizer=demo_optimizer(1e-3))
+    return dataclasses.replace(stage, **options)
 
 
 def shrink(stage: _Section, **options: Any) -> _Section:

@@ -6,7 +6,7 @@ import pytest
 from chat_server import Answer, item, pictures_of, prompt_of, serving, write_all
 
 from jaxqa.errors import UserError
-from jaxqa.reasoning import keywords
+from jaxqa.reasoning import keywords, wording
 from jaxqa.reasoning.fast_slow import ATTRIBUTES_KEY, FastSlow, remarks
 
 FAST = (
@@ -159,6 +159,26 @@ def test_a_strict_judge(tmp_path, made, said, verdict, reason):
     assert line["reason"] == reason and len(bodies) == 2
 
 
+def test_either_task_can_be_thought_about_either_way(tmp_path):
+    swapped = FastSlow(
+        fast_tasks=("aesthetics",),
+        fast_prompt=wording.FAST_AESTHETICS,
+        slow_prompt=wording.SLOW_QUALITY,
+        min_aspects=0,
+    )
+    line, (asked, _) = run(tmp_path / "1", beauty(), completion(FAST), fast_verdict(), swapped)
+    assert line["kept"] and line["group"] == "fast"
+    assert "aesthetic score is 3.00" in prompt_of(asked) and len(pictures_of(asked)) == 1
+    # No remarks stand behind a quality label: the picture has to do.
+    line, (asked, _) = run(tmp_path / "2", quality(), completion(SLOW), slow_verdict(), swapped)
+    assert line["kept"] and line["group"] == "slow" and line["rationales"] == [SLOW]
+    assert "about 100 words" in prompt_of(asked) and len(pictures_of(asked)) == 1
+    line, _ = run(
+        tmp_path / "3", quality(), completion(SLOW), slow_verdict(), FastSlow(fast_tasks=())
+    )
+    assert line["reason"] == "no_attributes"
+
+
 def test_options(tmp_path):
     long = FastSlow(slow_words=(125, 300), slow_aim=150, slow_judge_prompt="")
     line, (asked,) = run(tmp_path / "1", beauty(), completion(SLOW), "", long)
@@ -181,6 +201,7 @@ def test_options(tmp_path):
         {"fast_words": (50, 30)},
         {"fast_sentences": 0},
         {"min_aspects": 9},
+        {"fast_tasks": ("speed",)},
         {"slow_prompt": "{remarks}"},
     ):
         with pytest.raises(ValueError):

@@ -226,6 +226,7 @@ PIPELINE: dict[str, dict[str, Any]] = {
         "min_mark": "3.5",
     },
     "fast_slow": {
+        "fast_tasks": "('aesthetics',)",
         "fast_prompt": "See here<image> {score}",
         "slow_prompt": "wordy remarks {score}",
         "judge_system": "Be quick.",

@@ -30,6 +30,7 @@ from jaxqa.data.images import DecodeLimits
 from jaxqa.scoring.api import ImageScorer
 from jaxqa.serving.app import make_app
 from jaxqa.serving.batcher import BatcherConfig
+from jaxqa.serving.openapi import description, page
 from jaxqa.serving.service import ServerLimits, Service
 
 LAUNCHER = Path(__file__).parents[2] / "launchers" / "serve.py"
@@ -341,6 +342,14 @@ def test_metrics_and_description(server):
     assert b'path="other",status="404"' in text and b"nowhere" not in text
     status, document = ask(f"{server}/openapi.json")
     assert document["openapi"].startswith("3.") and "/v1/score" in document["paths"]
+    status, page = ask(f"{server}/docs")
+    assert status == 200 and all(path in page.decode() for path in document["paths"])
+    assert b"http://" not in page and b"https://" not in page  # it works without the internet
+
+
+def test_the_page_escapes_names():
+    text = page(description("<script>", ["quality"]))
+    assert "<script>" not in text and "&lt;script&gt;" in text
 
 
 def test_64_clients_with_good_and_hostile_requests(server):

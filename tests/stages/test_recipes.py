@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 MODES = {
     "q_insight": ("3b",),
     "visualquality_r1": (),
-    "tatar": ("released",),
+    "tatar": ("released", "slow_quality", "fast_aesthetics", "swapped", "symmetric"),
     "aes_r1": ("10k", "binary"),
     "omniquality_r": ("threshold",),
     "ract": ("mixed", "mixed_ranking", "all_scores", "score_only", "no_reasoning"),
