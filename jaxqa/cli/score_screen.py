@@ -94,15 +94,21 @@ def card(row: Row, score_range: tuple[float, float], *, question: str) -> Panel:
         lines += [Text(), *_histogram(row["distribution"], score_range)]
     if row.get("rationale"):
         lines += [Text(), Text(row["rationale"])]
+    width = min(88, max(60, Console().width))
     return Panel(
         Group(*lines),
-        title=Text(row["path"], style="bold"),
+        title=Text(_end_of(row["path"], width - 6), style="bold"),
         subtitle=Text(question, style="dim"),
         title_align="left",
         subtitle_align="right",
-        width=min(88, max(60, Console().width)),
+        width=width,
         padding=(1, 2),
     )
+
+
+def _end_of(text: str, length: int) -> str:
+    """A long path without its beginning: the file's name says more."""
+    return text if len(text) <= length else f"…{text[1 - length :]}"
 
 
 def _histogram(distribution: Row, score_range: tuple[float, float]) -> list[Text]:

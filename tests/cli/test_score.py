@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,11 @@ def test_standard_output_and_screen(folder, model, capsys):
     run(model, folder / "a.png")
     out = capsys.readouterr().out
     assert "1.00  of 1 to 5" in out and "a.png" in out and "quality, think" in out
+    deep = folder / ("a_folder_with_a_long_name_" * 4)
+    deep.mkdir()
+    shutil.copy(folder / "a.png", deep / "a.png")
+    run(model, deep / "a.png")
+    assert "a.png" in capsys.readouterr().out  # the name is not what is left out
     (folder / "broken.png").write_bytes(b"")
     run(model, folder / "broken.png", status=1)
     assert "no score" in capsys.readouterr().out
