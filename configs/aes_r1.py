@@ -12,12 +12,14 @@ the expert (GPT-4.1). To expect (paper, table 1; PLCC / SRCC): AVA .670 / .662, 
 Not run at this size by jaxqa yet.
 
 Ablations:
-    table 2, rank only        --config.rapo.rewards.error.weight=0
-    table 2, error only       --config.rapo.rewards.rank.weight=0
-    table 2, binary           --config=configs/aes_r1.py:binary
+    table 2                   --config.stages="('rapo',)" (the paper leaves out SFT here), and
+      rank only               --config.rapo.rewards.error.weight=0
+      error only              --config.rapo.rewards.rank.weight=0
+      binary                  --config=configs/aes_r1.py:binary
+      binary and rank         --config=configs/aes_r1.py:binary_rank
     table 3, 2 or 10 epochs   --config.sft.steps=92 (or 460)
     table 3, 0 epochs         --config.stages="('rapo',)"
-    table 4, AVA alone        --config.rapo.sources="('ava',)"
+    table 4, AVA alone        --config.{aescot,sft,rapo}.sources="('ava',)" (three flags, in bash)
 Figure 6 (entropy over SFT epochs and RL steps) is the metric `entropy` of every step.
 
 The authors' 15K images are not published as a list: rows are drawn from the whole training splits
@@ -46,14 +48,14 @@ SFT_BATCH = 64
 
 
 def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
-    """Full size (`full`, the default; `10k` critiques; `binary` reward), or `demo`."""
-    mode = recipes.choose(mode, "10k", "binary", "demo")
+    """Full size (`full`, the default; `10k` critiques; `binary` rewards), or `demo`."""
+    mode = recipes.choose(mode, "10k", "binary", "binary_rank", "demo")
     if mode == "demo":
         return _demo()
-    return _full(AESCOT_10K if mode == "10k" else AESCOT_3K, binary=mode == "binary")
+    return _full(AESCOT_10K if mode == "10k" else AESCOT_3K, mode)
 
 
-def _full(counts: dict[str, int], *, binary: bool) -> ml_collections.ConfigDict:
+def _full(counts: dict[str, int], mode: str) -> ml_collections.ConfigDict:
     sources = {
         "ava": DataSource(dataset="ava", split="official", template="aes_r1", weight=2.0),
         "tad66k": DataSource(dataset="tad66k", template="aes_r1", weight=2.0),
@@ -65,7 +67,7 @@ def _full(counts: dict[str, int], *, binary: bool) -> ml_collections.ConfigDict:
         stages={
             "aescot": _aescot(counts),
             "sft": _sft(sum(counts.values()) // SFT_BATCH),  # one epoch
-            "rapo": _rapo(EPOCHS * IMAGES // IMAGES_PER_STEP, binary=binary),
+            "rapo": _rapo(EPOCHS * IMAGES // IMAGES_PER_STEP, mode),
         },
         model=recipes.qwen("7B"),
         data=recipes.full_data(sources, completion_lengths=(384, 768)),
@@ -96,13 +98,14 @@ def _sft(steps: int) -> SftStage:
     )
 
 
-def _rapo(steps: int, *, binary: bool) -> GrpoStage:
-    rewards = {
-        "rank": RewardTerm(name="frank"),  # equations 3 to 5
-        "error": RewardTerm(name="absolute_error", options={"sigma": 0.1}),  # equation 6
-    }
-    if binary:  # equation 13; its threshold is not given, the released code has 0.07 and 0.1
-        rewards = {"binary": RewardTerm(name="two_step")}
+def _rapo(steps: int, mode: str) -> GrpoStage:
+    rank = RewardTerm(name="frank")  # equations 3 to 5
+    error = RewardTerm(name="absolute_error", options={"sigma": 0.1})  # equation 6
+    # Equation 13; its threshold is not given, the released code has 0.07 and 0.1.
+    binary = RewardTerm(name="two_step")
+    rewards = {"rank": rank, "error": error}
+    if mode in ("binary", "binary_rank"):
+        rewards = {"binary": binary, **({"rank": rank} if mode == "binary_rank" else {})}
     return GrpoStage(
         steps=steps,
         batch_size=IMAGES_PER_STEP,
@@ -128,7 +131,7 @@ def _demo() -> ml_collections.ConfigDict:
             # All of the model: no pretrained tower stands behind the language model here.
             "sft": recipes.demo_sft(400, rationales=("aescot",), start_from="warmup"),
             "rapo": recipes.shrink(
-                _rapo(80, binary=False),
+                _rapo(80, "demo"),
                 batch_size=32,
                 save_every=40,
                 micro_batches=1,

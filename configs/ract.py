@@ -16,10 +16,15 @@ Not run at this size by jaxqa yet.
 Ablations:
     table 5    --config.cross_domain.trains=vision (tower alone) or language (model alone);
                ract.py:all_scores (scores of all four data sets)
-    table A.2  ract.py:mixed (Q-Insight on all data sets together) or ract.py:mixed_ranking
-               (VisualQuality-R1 likewise)
-    table A.3  --config.cross_domain.start_from=spaq
-               --config.cross_domain.sources="('spaq', 'koniq_text', ...)"
+    table 3    ract.py:mixed_ranking (VisualQuality-R1 on all data sets together)
+    table A.2  ract.py:mixed (Q-Insight likewise); two data sets instead of four:
+               --config.mixed.sources="('koniq', 'spaq')" --config.mixed.steps=9966; RACT on two:
+               --config.stages="('koniq', 'koniq_reasons', 'spaq', 'spaq_reasons', 'cross_domain')"
+               --config.cross_domain.sources="('koniq', 'koniq_text', 'spaq_text')"
+               --config.cross_domain.rationales="('koniq_reasons', 'spaq_reasons')"
+               --config.cross_domain.steps=124
+    table A.3  --config.cross_domain.start_from=spaq --config.cross_domain.sources=\
+               "('spaq', 'koniq_text', 'spaq_text', 'kadid_text', 'pipal_text')"
     table A.1  ract.py:score_only (fine-tuning on scores alone), ract.py:no_reasoning (GRPO without)
 """
 
@@ -67,6 +72,8 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
 def _sources(mode: str) -> dict[str, DataSource]:
     """Each data set asked for a score, and again for a description."""
     template = "q_insight_answer_only" if mode in ("score_only", "no_reasoning") else "q_insight"
+    if mode == "mixed_ranking":
+        template = "visualquality_r1"
     scored = {
         name: DataSource(
             dataset=dataset, split=split, template=template, scale="measured", weight=float(images)
@@ -85,7 +92,7 @@ def _stages(mode: str) -> dict[str, StageConfig | RationalesStage]:
     if mode == "mixed":
         return {"mixed": _rl(tuple(DATASETS), everything)}
     if mode == "mixed_ranking":
-        return {"mixed": _rl(tuple(DATASETS), everything, ranking=True)}
+        return {"mixed": _ranking(tuple(DATASETS), everything)}
     if mode == "no_reasoning":
         return {"koniq": _rl(("koniq",), DATASETS["koniq"][2], layout="answer_only")}
     if mode == "score_only":
@@ -101,11 +108,23 @@ def _stages(mode: str) -> dict[str, StageConfig | RationalesStage]:
     return stages
 
 
-def _rl(
-    sources: tuple[str, ...], images: int, *, ranking: bool = False, layout: str = "json"
-) -> GrpoStage:
-    near = RewardTerm(name="threshold", options={"tolerance": 0.35})
-    ranked = RewardTerm(name="thurstone_fidelity")
+def _ranking(sources: tuple[str, ...], images: int) -> GrpoStage:
+    """VisualQuality-R1 with its own numbers, see configs/visualquality_r1.py."""
+    return dataclasses.replace(
+        _rl(sources, images),
+        steps=EPOCHS * images // 64,
+        batch_size=64,
+        rewards={
+            "fidelity": RewardTerm(name="thurstone_fidelity"),
+            "format": RewardTerm(name="format"),
+        },
+        objective=GrpoConfig(beta=0.04),
+        sampling=recipes.rl_sampling(num_samples=6, max_new_tokens=256),
+        optimizer=recipes.rl_optimizer(),
+    )
+
+
+def _rl(sources: tuple[str, ...], images: int, *, layout: str = "json") -> GrpoStage:
     return GrpoStage(
         steps=EPOCHS * images // IMAGES_PER_STEP,
         batch_size=IMAGES_PER_STEP,
@@ -113,7 +132,7 @@ def _rl(
         sources=sources,
         start_from="initial",
         rewards={
-            "score": ranked if ranking else near,
+            "score": RewardTerm(name="threshold", options={"tolerance": 0.35}),
             "format": RewardTerm(name="format", options={"layout": layout}),
         },
         objective=GrpoConfig(beta=1e-3),

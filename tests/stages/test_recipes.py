@@ -21,7 +21,7 @@ MODES = {
     "q_insight": ("3b",),
     "visualquality_r1": (),
     "tatar": ("released", "slow_quality", "fast_aesthetics", "swapped", "symmetric"),
-    "aes_r1": ("10k", "binary"),
+    "aes_r1": ("10k", "binary", "binary_rank"),
     "omniquality_r": ("threshold",),
     "ract": ("mixed", "mixed_ranking", "all_scores", "score_only", "no_reasoning"),
 }
@@ -49,6 +49,48 @@ def test_a_full_size_config_fits_together(name, mode):
             rewarded = {task for term in section.rewards.values() for task in term.tasks or TASKS}
             assert tasks <= rewarded
             assert section.batch_size % (config.mesh.data * config.mesh.fsdp) == 0
+
+
+# Images in a step, answers to each, KL, upper clip, as published.
+PUBLISHED = {
+    ("q_insight", "full", "grpo"): (16, 8, 0.001, 0.2),
+    ("visualquality_r1", "full", "grpo"): (64, 6, 0.04, 0.2),
+    ("ract", "full", "koniq"): (16, 8, 0.001, 0.2),
+    ("ract", "mixed_ranking", "mixed"): (64, 6, 0.04, 0.2),
+    ("tatar", "full", "grpo"): (16, 8, 0.001, 0.2),
+    ("aes_r1", "full", "rapo"): (128, 4, 0.01, 0.28),
+    ("omniquality_r", "full", "grpo"): (64, 16, 0.04, 0.2),
+    ("omniquality_r", "full", "grpo_phase2"): (64, 16, 0.04, 0.2),
+}
+
+
+@pytest.mark.parametrize("case", list(PUBLISHED))
+def test_published_numbers_of_reinforcement_learning(case):
+    name, mode, stage = case
+    config = parse_config(load(name, mode))
+    section = config.sections[stage]
+    numbers = section.batch_size, section.sampling.num_samples
+    assert (*numbers, section.objective.beta, section.objective.clip_high) == PUBLISHED[case]
+    assert section.objective.clip_low == 0.2 and section.optimizer.learning_rate == 1e-6
+    assert section.sampling.temperature == 1 and section.sampling.top_k == 50
+
+
+def test_rewards_are_symmetric_only_in_the_probe():
+    def terms(mode):
+        rewards = parse_config(load("tatar", mode)).sections["grpo"].rewards
+        return {term.name: term.tasks for key, term in rewards.items() if key != "format"}
+
+    asymmetric = {"adaptive_gaussian": ("quality",), "completion_ranking": ("aesthetics",)}
+    assert terms("full") == terms("swapped") == asymmetric
+    assert terms("symmetric") == {"adaptive_gaussian": ()}
+
+
+@pytest.mark.parametrize(("mode", "scored"), [("full", 1), ("all_scores", 4)])
+def test_ract_takes_scores_of_one_data_set_unless_told(mode, scored):
+    config = parse_config(load("ract", mode))
+    asked = [config.data.sources[name] for name in config.sections["cross_domain"].sources]
+    answers = [get_template(source.template).answer for source in asked]
+    assert answers.count("text") == 4 and answers.count("json") == scored
 
 
 def test_unknown_modes_are_refused():
