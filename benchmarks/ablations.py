@@ -73,7 +73,7 @@ STUDIES: Mapping[str, Study] = {
             "filter + gate": (_OMNIQUALITY_R,),
             "filter": (_OMNIQUALITY_R, "--config.grpo_phase2.gate.source=none"),
         },
-        metrics=("entropy", "reward_std", "groups_kept", "groups_filtered"),
+        metrics=("entropy", "reward_std", "groups_kept", "groups_filtered", "filtered_share"),
     ),
     "asymmetry": Study(
         claim="A reward for each task beats one for all (TATAR).",
@@ -86,7 +86,14 @@ STUDIES: Mapping[str, Study] = {
                 "--config.grpo.rewards.ranking.weight=0.0",
             ),
         },
-        metrics=("entropy", "reward_std", "reward_quality", "reward_ranking"),
+        metrics=(
+            "entropy",
+            "reward_std",
+            "group_variance_quality",
+            "group_variance_aesthetics",
+            "reward_quality",
+            "reward_ranking",
+        ),
     ),
 }
 
