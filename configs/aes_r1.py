@@ -8,7 +8,8 @@ fine-tuning of the language model for one epoch; GRPO with clip-higher on AVA, T
 in 2:2:1. Every number: paper, appendix C, unless a comment says otherwise.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{ava,tad66k,flickr_aes} and OPENAI_API_KEY for
-the expert (GPT-4.1). To expect (paper, table 1; PLCC / SRCC): AVA .670 / .662, TAD66K .451 / .425.
+the expert (GPT-4.1). Published: A100s, how many and for how long is not said. To expect (paper,
+table 1; PLCC / SRCC): AVA .670 / .662, TAD66K .451 / .425, FLICKR-AES .724 / .697.
 Not run at this size by jaxqa yet.
 
 Ablations:
