@@ -39,6 +39,7 @@ def serve(argv: Sequence[str] | None) -> int:
     from jaxqa.cli.score import load_scorer  # here: it loads JAX
     from jaxqa.serving.app import make_app
     from jaxqa.serving.batcher import BatcherConfig
+    from jaxqa.serving.heads import punctual
     from jaxqa.serving.service import ServerLimits, Service
 
     limits = ServerLimits(
@@ -67,6 +68,7 @@ def serve(argv: Sequence[str] | None) -> int:
         app,
         host=flags.host,
         port=flags.port,
+        http=punctual(limits.read_timeout),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -114,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     score_flags.add_mode(flags)
     flags.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
     flags.add_argument("--port", type=int, default=8000, help="(default 8000)")
-    flags.add_argument("--name", help="what clients call the model (default: its folder)")
+    flags.add_argument("--name", help="what clients call the model (default: its run or folder)")
     flags.add_argument(
         "--api_key_env",
         default="JAXQA_API_KEY",

@@ -30,6 +30,7 @@ from jaxqa.data.images import DecodeLimits
 from jaxqa.scoring.api import ImageScorer
 from jaxqa.serving.app import make_app
 from jaxqa.serving.batcher import BatcherConfig
+from jaxqa.serving.heads import punctual
 from jaxqa.serving.openapi import description, page
 from jaxqa.serving.service import ServerLimits, Service
 
@@ -48,7 +49,10 @@ def running(asker=None, *, key=None, pickles=True, **limits):
     )
     service.warm_up([(8, 8)])
     app = make_app(service, key=key, pickles=pickles)
-    config = uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=10)
+    http = punctual(service.limits.read_timeout)
+    config = uvicorn.Config(
+        app, port=0, http=http, log_level="critical", timeout_graceful_shutdown=10
+    )
     server = uvicorn.Server(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -252,6 +256,26 @@ def test_slow_clients_are_left(server):
         slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert ask(f"{server}/health")[0] == 200
         assert b" 408 " in slow.recv(1000)
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_clients_that_never_finish_a_head_are_left(server, before):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as slow:
+        slow.sendall(before)
+        if before:
+            assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\n")
+        begun = time.monotonic()
+        assert slow.recv(1000) == b"" and time.monotonic() - begun < 8
+
+
+def test_an_answer_may_take_longer_than_a_head():
+    class Late(Slow):
+        seconds = 0.8
+
+    with running(Late(), read_timeout=0.4) as url:
+        assert ask(f"{url}/v1/score", {"images": [b64(png(0))]})[0] == 200
 
 
 def test_a_key_is_asked_for():
