@@ -6,7 +6,7 @@ A two-layer model in the shape of Qwen2.5-VL learns to write `<think> ... </thin
 </answer>` about distorted crops of real photographs. Labels are a synthetic pseudo-MOS, computed
 from a full-reference metric: the demo shows that the machinery learns, not what people see.
 
-On one CPU core it takes about 8 minutes and reaches an SRCC near 0.8 on fold 0; docs/demo.md says
+On two CPU cores it takes about 5 minutes and reaches an SRCC of about 0.75; docs/demo.md says
 how far to trust that, what GRPO adds, and how it was chosen. No number here comes from a paper:
 sizes, steps and rates are what was tried on this data, within the time.
 
@@ -19,11 +19,11 @@ import ml_collections
 
 from jaxqa.data.batching import Buckets
 from jaxqa.data.demo import DemoDataConfig
-from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
 from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
+from jaxqa.stages import recipes
 from jaxqa.stages.config import make_config
 from jaxqa.stages.sections import (
     GrpoStage,
@@ -32,8 +32,7 @@ from jaxqa.stages.sections import (
     SftStage,
     WarmupStage,
 )
-from jaxqa.stages.sources import DataConfig, DataSource, EvaluationConfig, ModelSource
-from jaxqa.train.optimizer import OptimizerConfig
+from jaxqa.stages.sources import DataConfig, DataSource, EvaluationConfig
 
 MODES = ("full", "smoke")
 
@@ -56,39 +55,11 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
             "grpo": _grpo(steps=3 if smoke else 200),
         },
         spare=_controls(smoke),
-        model=_model(),
+        model=recipes.demo_model(),
         data=_data(smoke),
         evaluation=EvaluationConfig(
             batch_size=40, max_new_tokens=MAX_TOKENS, limit=40 if smoke else 0
         ),
-    )
-
-
-def _model() -> ModelSource:
-    width = 128
-    return ModelSource(
-        vision=VisionConfig(
-            depth=2,
-            hidden_size=96,
-            intermediate_size=256,
-            num_heads=4,
-            out_hidden_size=width,
-            fullatt_block_indexes=(1,),
-        ),
-        text=TextConfig(
-            vocab_size=640,
-            hidden_size=width,
-            intermediate_size=352,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            mrope_section=(4, 6, 6),
-            tie_word_embeddings=True,
-            max_position_embeddings=1024,
-        ),
-        vision_filters="dct",
-        initializer_range=0.05,
-        compute_dtype="float32",
     )
 
 
@@ -119,7 +90,7 @@ def _warmup(*, steps: int) -> WarmupStage:
         steps=steps,
         batch_size=32,
         save_every=200,
-        optimizer=_optimizer(1e-3),
+        optimizer=recipes.demo_optimizer(1e-3),
     )
 
 
@@ -129,7 +100,7 @@ def _sft(*, steps: int, label_fraction: float = 1.0) -> SftStage:
         batch_size=32,
         save_every=200,
         label_fraction=label_fraction,
-        optimizer=_optimizer(1e-3),
+        optimizer=recipes.demo_optimizer(1e-3),
     )
 
 
@@ -144,7 +115,7 @@ def _grpo(*, steps: int) -> GrpoStage:
         },
         objective=GrpoConfig(),
         sampling=SamplingConfig(num_samples=8, max_new_tokens=MAX_TOKENS, temperature=0.6),
-        optimizer=_optimizer(1e-4),
+        optimizer=recipes.demo_optimizer(1e-4),
     )
 
 
@@ -169,14 +140,3 @@ def _controls(smoke: bool) -> dict[str, SectionConfig]:
     )
     ceiling = replace(_sft(steps=8 if smoke else 1250), start_from="warmup")
     return {"own": own, "control": control, "ceiling": ceiling}
-
-
-def _optimizer(learning_rate: float) -> OptimizerConfig:
-    return OptimizerConfig(
-        learning_rate=learning_rate,
-        schedule="cosine",
-        warmup_fraction=0.05,
-        end_fraction=0.05,
-        beta2=0.98,
-        weight_decay=0.05,
-    )
