@@ -41,10 +41,7 @@ def score(argv: Sequence[str] | None) -> int:
     items = score_inputs.expand(flags.inputs, prompt=flags.text)
     output = _output(flags)
     if output is not None and _is_finished(flags, output, items):
-        failed = score_output.read_paths(output, failed=True) & {item.path for item in items}
-        lacking = f", {len(failed)} without a score" if failed else ""
-        print(f"{output} is finished: all {len(items)} images are in it{lacking}")
-        return FAILED_STATUS if failed else 0
+        return _leave_finished(flags, output, items)
     console = Console(stderr=True)
     try:
         with StopRequest() as stop:
@@ -103,7 +100,7 @@ def _output(flags: argparse.Namespace) -> Path | None:
     Raises:
       UserError: a suffix that is not known, flags that do not go together.
     """
-    filtered = score_filter.check(flags.top, flags.threshold, flags.quantile)
+    filtered = _filters(flags)
     if (flags.keep or flags.drop) and not filtered:
         raise UserError("--keep and --drop need --top, --threshold or --quantile")
     if flags.resume and flags.overwrite:
@@ -130,13 +127,34 @@ def _is_finished(flags: argparse.Namespace, output: Path, items: Sequence[Item])
         return False
     if not flags.resume:
         raise UserError(f"{output} is there already; give --overwrite, or another --output")
-    missing = {item.path for item in items} - score_output.read_paths(output)
+    missing = {item.key for item in items} - {_key(row) for row in score_output.read_rows(output)}
     if missing:
         raise UserError(
             f"{output} is finished and lacks {len(missing)} of these images, for example "
-            f"{min(missing)}; give another --output, or --overwrite to score all again"
+            f"{min(missing)!r}; give another --output, or --overwrite to score all again"
         )
     return True
+
+
+def _leave_finished(flags: argparse.Namespace, output: Path, items: Sequence[Item]) -> int:
+    """Filter a finished file anew if asked to, say so, and return the exit status."""
+    rows = score_output.read_rows(output)
+    wanted = {item.key for item in items}
+    asked = [row for row in rows if _key(row) in wanted]
+    kept = ""
+    if _filters(flags):
+        marks = {_key(row): row["keep"] for row in _filtered(asked, flags)}
+        rows = [{**row, "keep": marks.get(_key(row))} for row in rows]
+        score_output.write(output, rows)
+        kept = f", {sum(keep is True for keep in marks.values())} kept"
+    failed = sum(1 for row in asked if row["error"])
+    lacking = f", {failed} without a score" if failed else ""
+    print(f"{output} is finished: all {len(items)} images are in it{lacking}{kept}")
+    return FAILED_STATUS if failed else 0
+
+
+def _key(row: Row) -> str:
+    return Item(row["path"], row.get("prompt") or None).key
 
 
 def _settings(flags: argparse.Namespace, question: "Question") -> dict[str, Any]:
@@ -220,10 +238,16 @@ def _rows(
             stop.check("scoring")
 
 
+def _filters(flags: argparse.Namespace) -> dict[str, Any]:
+    """The limits that were given; empty if nothing is filtered."""
+    limits = {name: getattr(flags, name) for name in ("top", "threshold", "quantile")}
+    return limits if score_filter.check(**limits) else {}
+
+
 def _filtered(rows: list[Row], flags: argparse.Namespace) -> list[Row]:
     """The rows with what is to be kept, and the lists."""
-    limits = {name: getattr(flags, name) for name in ("top", "threshold", "quantile")}
-    if not score_filter.check(**limits):
+    limits = _filters(flags)
+    if not limits:
         return rows
     kept = score_filter.keep([row["score"] for row in rows], **limits)
     rows = [{**row, "keep": keep} for row, keep in zip(rows, kept, strict=True)]

@@ -15,6 +15,9 @@ Row = dict[str, Any]
 COLUMNS = ("path", "score", "error", "normalised", "spread", "rationale", "prompt", "keep")
 """Of flat tables; those after `error` only where a row has them."""
 
+NUMBERS = {"score", "normalised", "spread"}
+"""Columns that hold numbers."""
+
 FORMATS = ("csv", "jsonl", "parquet")
 
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -60,26 +63,40 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         file.write(data)
 
 
-def read_paths(path: Path, *, failed: bool = False) -> set[str]:
-    """Paths of a finished file; only those without a score where `failed`.
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a finished file, whatever its format; what a flat table left empty is None.
 
     Raises:
       UserError: it is not a file of scores.
     """
     try:
-        return {row["path"] for row in _read(path) if not failed or row["error"]}
-    except (OSError, ValueError, KeyError) as error:
+        return [_checked(row) for row in _read(path)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a file of scores: {error}; give --overwrite") from error
 
 
-def _read(path: Path) -> Iterable[Mapping[str, Any]]:
+def _read(path: Path) -> Iterable[Row]:
     kind = format_of(path)
     if kind == "jsonl":
-        return list(read_json_lines(path))
+        return read_json_lines(path)
     if kind == "parquet":
-        return _parquet().read_table(path, columns=["path", "error"]).to_pylist()
+        return _parquet().read_table(path).to_pylist()
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [_typed(row) for row in csv.DictReader(file)]
+
+
+def _typed(cells: Mapping[str, str]) -> Row:
+    """A line of CSV with numbers where numbers were written."""
+    row: Row = {name: text if text else None for name, text in cells.items()}
+    for name in NUMBERS & row.keys():
+        row[name] = None if row[name] is None else float(row[name])
+    return row
+
+
+def _checked(row: Row) -> Row:
+    """A row that has all that a row of scores has; KeyError otherwise."""
+    _ = row["path"], row["score"], row["error"]
+    return row
 
 
 class Journal:
@@ -168,8 +185,7 @@ def _encode_parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
     parquet = _parquet()
     import pyarrow
 
-    kinds = {"score": pyarrow.float64(), "normalised": pyarrow.float64(), "keep": pyarrow.bool_()}
-    kinds["spread"] = pyarrow.float64()
+    kinds = {name: pyarrow.float64() for name in NUMBERS} | {"keep": pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in columns])
     table = pyarrow.Table.from_pylist([{n: row.get(n) for n in columns} for row in rows], schema)
     buffer = io.BytesIO()

@@ -14,7 +14,7 @@ import pytest
 import score_stand_in
 from PIL import Image
 
-from jaxqa.cli import compare, score, score_filter, score_screen
+from jaxqa.cli import compare, score, score_filter, score_output, score_screen
 from jaxqa.cli.main import DOORS
 from jaxqa.cli.score_inputs import Item, expand
 from jaxqa.errors import UserError
@@ -277,6 +277,26 @@ def test_a_finished_file_keeps_its_failures(folder, model, tmp_path, capsys, suf
     assert capsys.readouterr().err.count(str(broken)) == 1  # named once
     run(model, folder, output, "--resume", status=1)
     assert "all 6 images are in it, 1 without a score" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_finished_file_is_filtered_anew(folder, model, tmp_path, capsys, suffix):
+    (folder / "broken.png").write_bytes(b"nothing")
+    fresh, later = (tmp_path / f"{name}.{suffix}" for name in ("fresh", "later"))
+    lists = [f"--{name}={tmp_path / name}" for name in ("keep", "drop")]
+    run(model, folder, f"--output={fresh}", "--top=2", *lists, status=1)
+    expected = {name: (tmp_path / name).read_bytes() for name in ("keep", "drop")}
+    run(model, folder, f"--output={later}", "--threshold=4.9", status=1)  # other marks at first
+    capsys.readouterr()
+    run(model, folder, f"--output={later}", "--resume", "--top=2", *lists, status=1)
+    assert "1 without a score, 2 kept" in capsys.readouterr().out
+    assert later.read_bytes() == fresh.read_bytes()
+    assert {name: (tmp_path / name).read_bytes() for name in expected} == expected
+    before = later.read_bytes()
+    run(model, folder, f"--output={later}", "--resume", status=1)  # no filter: left as it is
+    assert later.read_bytes() == before
+    run(model, folder / "sub", f"--output={later}", "--resume", "--top=1")
+    assert [row["keep"] for row in score_output.read_rows(later)].count(None) == 4  # not asked for
 
 
 def test_other_settings_are_not_mixed_in(folder, model, tmp_path, capsys):
