@@ -10,9 +10,9 @@ C  values per patch
 
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt, UInt8
 
 Params = dict[str, Any]
 """Nested dict of arrays: the parameters of a model, without any module object."""
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "Shaped", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "Shaped", "UInt", "UInt8"]

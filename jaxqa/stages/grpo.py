@@ -90,6 +90,7 @@ def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoSta
         optimizer,
         learning_rate=lambda step: schedule(step * updates),
         micro_batches=stage.micro_batches,
+        accumulator=stage.accumulator,
         trained=parts.holds(stage.trains),
     )
 

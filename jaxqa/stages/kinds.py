@@ -179,6 +179,7 @@ def _single_update(objective: Any, optimizer: Any, stage: StageConfig) -> Update
         optimizer,
         learning_rate=learning_rate_schedule(stage.optimizer, stage.steps),
         micro_batches=stage.micro_batches,
+        accumulator=stage.accumulator,
         trained=parts.holds(stage.trains) if isinstance(stage, SftStage) else None,
     )
     return lambda state, batch: update(state, batch)[:2]

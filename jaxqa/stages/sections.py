@@ -54,6 +54,7 @@ class StageConfig(SectionConfig):
       steps: training steps.
       save_every: steps between checkpoints.
       micro_batches: slices of a batch whose gradients are added up one after another.
+      accumulator: dtype in which they are added up; bfloat16 halves the memory of the sum.
       evaluate: whether the test follows.
       source_weights: one for each of `sources`, in place of their own; empty for their own.
       optimizer: its own optimizer, made anew.
@@ -62,6 +63,7 @@ class StageConfig(SectionConfig):
     steps: int
     save_every: int = 50
     micro_batches: int = 1
+    accumulator: Literal["float32", "bfloat16"] = "float32"
     evaluate: bool = True
     source_weights: tuple[float, ...] = ()
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -82,6 +84,11 @@ class StageConfig(SectionConfig):
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide by "
                 f"micro_batches {self.micro_batches}"
+            )
+        if self.accumulator != "float32" and self.micro_batches == 1:
+            raise ValueError(
+                f"accumulator is {self.accumulator!r} and micro_batches 1: there is nothing to add "
+                "up; leave accumulator at 'float32' or use more micro-batches"
             )
 
 

@@ -1,4 +1,4 @@
-"""The optimizer of a stage: schedule, clipping and AdamW, all from optax."""
+"""The optimizer of a stage: schedule, clipping, then AdamW or Adafactor; most of it from optax."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,23 +7,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxqa.train.small_moments import scale_by_bfloat16_adam
 from jaxqa.typing import Array, Float
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Options of the optimizer.
+    """Options of the optimizer. docs/training_memory.md: bytes per parameter of each choice.
 
     Attributes:
+      rule: "adamw" keeps two moments of each parameter; "adafactor" keeps the mean squares of rows
+        and columns in place of the second one, and bounds the root mean square of each step by 1.
+      moments: dtype in which moments are kept between steps (of Adafactor, the first one; the
+        means of rows and columns stay float32); they are computed in float32.
       learning_rate: peak learning rate.
       schedule: shape after the warm-up, down to `end_fraction` of the peak at the last step.
       warmup_fraction: fraction of the steps over which the rate rises linearly from 0.
       end_fraction: final rate over peak rate.
-      beta1, beta2, epsilon: Adam's moments.
+      beta1: decay of the first moment; 0 with Adafactor leaves that moment out.
+      beta2, epsilon: of AdamW's second moment; Adafactor has its own schedule for it.
       weight_decay: decoupled decay, on matrices only.
       clip_norm: global gradient norm above which gradients are scaled down; 0 switches it off.
     """
 
+    rule: Literal["adamw", "adafactor"] = "adamw"
+    moments: Literal["float32", "bfloat16"] = "float32"
     learning_rate: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_fraction: float = 0.0
@@ -46,6 +54,18 @@ class OptimizerConfig:
             raise ValueError("beta1 and beta2 must lie in [0, 1) and epsilon be positive")
         if self.weight_decay < 0 or self.clip_norm < 0:
             raise ValueError("weight_decay and clip_norm must not be negative")
+        if self.rule == "adafactor":
+            self._check_adafactor()
+
+    def _check_adafactor(self):
+        usual = (OptimizerConfig.beta2, OptimizerConfig.epsilon)
+        if (self.beta2, self.epsilon) != usual:
+            raise ValueError(f"beta2 and epsilon are AdamW's; with adafactor leave them at {usual}")
+        if self.beta1 == 0 and self.moments != "float32":
+            raise ValueError(
+                "adafactor with beta1 0 keeps no moment that could be bfloat16; "
+                "leave moments at float32"
+            )
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -64,16 +84,47 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optax chain: clip by global norm, then AdamW with the schedule."""
-    rule = optax.adamw(
-        learning_rate_schedule(config, steps),
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        mask=_is_kernel,
+    """The optax chain: clip by global norm, scale by the rule, decay matrices, take the rate."""
+    rule = optax.chain(
+        _adafactor(config) if config.rule == "adafactor" else _adam(config),
+        optax.add_decayed_weights(config.weight_decay, _is_kernel),
+        optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
     )
     return optax.chain(clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule
+
+
+def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    if config.moments == "bfloat16":
+        return scale_by_bfloat16_adam(
+            beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon
+        )
+    return optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+
+
+def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Shazeer and Stern's, with steps in the size of the learning rate, as Adam's are.
+
+    Their steps grow with the parameter; a rate that was found for Adam would then not carry over.
+    """
+    chain = [optax.scale_by_factored_rms(), _clip_by_block_rms()]
+    if config.beta1:
+        dtype = jnp.dtype(config.moments)
+        chain.append(optax.ema(config.beta1, debias=False, accumulator_dtype=dtype))
+    return optax.chain(*chain)
+
+
+def _clip_by_block_rms() -> optax.GradientTransformation:
+    """`optax.clip_by_block_rms(1.0)`, repeatable to the last bit as `global_norm` is."""
+
+    def clip(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+
+        def bounded(leaf: jax.Array) -> jax.Array:
+            return leaf / jnp.maximum(1.0, global_norm(leaf) / leaf.size**0.5).astype(leaf.dtype)
+
+        return jax.tree.map(bounded, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), clip)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

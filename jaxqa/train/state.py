@@ -1,13 +1,15 @@
 """What a training step reads and writes."""
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxqa import sharding, tree
 from jaxqa.typing import Params
@@ -54,14 +56,32 @@ def split_trained(params: Params, trained: Callable[[str], bool] | None) -> tupl
 
 
 def _moment_shardings(params: Params, optimizer: optax.GradientTransformation) -> Any:
-    """Placement of each optimizer leaf: that of the parameter it belongs to, else replicated."""
+    """Placement of each optimizer leaf: that of the parameter it belongs to, else replicated.
+
+    A leaf belongs to the parameter with whose path its own ends. One that lacks an axis of it
+    (Adafactor's means over rows or columns) is placed as the axes that are left.
+    """
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    placements = jax.tree.map(lambda leaf: leaf.sharding, params)
+    owners = tree.flatten(params)
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        tails = ("/".join(names[start:]) for start in range(len(names)))
+        owner = next((owners[tail] for tail in tails if tail in owners), None)
+        if owner is None or not isinstance(owner.sharding, NamedSharding):
+            return sharding.replicated(mesh)
+        spec = [*owner.sharding.spec, *[None] * (owner.ndim - len(owner.sharding.spec))]
+        axis = _reduced_axis(names, owner.shape) if owner.ndim > 1 else 0
+        if leaf.shape == (*owner.shape[:axis], *owner.shape[axis + 1 :]):
+            spec.pop(axis)
+        elif leaf.shape != owner.shape:
+            return sharding.replicated(mesh)
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
     abstract = jax.eval_shape(optimizer.init, params)
-    return optax.tree_map_params(
-        optimizer,
-        lambda _, placement: placement,
-        abstract,
-        placements,
-        transform_non_params=lambda _: sharding.replicated(mesh),
-    )
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def _reduced_axis(names: Sequence[str], shape: tuple[int, ...]) -> int:
+    """The axis that optax took the mean over: the largest for `v_row`, the next for `v_col`."""
+    return int(np.argsort(shape)[-1 if "v_row" in names else -2])

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxqa import tree
@@ -28,6 +29,7 @@ def make_update(
     learning_rate: optax.Schedule,
     micro_batches: int = 1,
     trained: Callable[[str], bool] | None = None,
+    accumulator: str = "float32",
 ) -> Callable[..., tuple[TrainState, Contributions, Any]]:
     """Jitted `(state, batch, advance, used) -> (state, metrics, outputs)`; `state` is donated.
 
@@ -36,13 +38,16 @@ def make_update(
     where it is 0 the parameters stay as they are, whatever the optimizer's momentum. Metrics gain
     `grad_norm`, before clipping, and `learning_rate`, which is only shown: training step -> rate.
     Only parameters whose "/"-joined path is `trained` get a gradient and move; None means all.
+    `accumulator` is the dtype in which the gradients of micro-batches are added up.
     """
 
     @partial(jax.jit, donate_argnums=0, static_argnames="advance")
     def update(state: TrainState, batch: Any, advance: bool = True, used: jax.Array | None = None):
         params, frozen = split_trained(state.params, trained)
         around = objective if trained is None else partial(_join_frozen, objective, frozen)
-        grads, metrics, outputs = _gradients(around, params, batch, micro_batches, used)
+        grads, metrics, outputs = _gradients(
+            around, params, batch, micro_batches, used, jnp.dtype(accumulator)
+        )
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts
             steps, opt_state = optimizer.update(grads, state.opt_state, params)
             if used is not None:
@@ -73,15 +78,19 @@ def _gradients(
     batch: Any,
     micro_batches: int,
     used: jax.Array | None,
+    accumulator: jnp.dtype,
 ):
     """Gradients, metrics and outputs of the whole batch."""
     differentiate = jax.value_and_grad(objective, has_aux=True)
 
     def contributions(rows: Any):
         (loss, (metrics, outputs)), grads = differentiate(params, rows)
+        grads = jax.tree.map(lambda leaf: leaf.astype(accumulator), grads)
         return (grads, {**metrics, "loss": loss}), outputs
 
     (grads, metrics), outputs = over_micro_batches(
         contributions, batch, micro_batches=micro_batches, used=used
     )
+    # The optimizer computes in the parameters' dtype; the cast becomes part of its first step.
+    grads = jax.tree.map(lambda grad, param: grad.astype(param.dtype), grads, params)
     return grads, metrics, outputs

@@ -443,6 +443,8 @@ class Change:
     refused: str = ""
 
 
+STAGES = ("warmup", "sft", "grpo")
+
 TABLE: dict[str, Change] = {
     "seed": Change("5", course),
     "stages": Change("('sft','grpo')", course),
@@ -548,6 +550,9 @@ TABLE: dict[str, Change] = {
     "stage.batch_size": Change("6", first_batches),
     "stage.save_every": Change("3", course),
     "stage.micro_batches": Change("2", training_step),
+    "stage.accumulator": Change(
+        "bfloat16", training_step, given=tuple((f"{n}.micro_batches", "2") for n in STAGES)
+    ),
     "stage.evaluate": Change("False", course),
     "stage.sources": Change("('elsewhere',)", refused="'elsewhere' cannot be trained on"),
     "stage.source_weights": Change("(1.0,2.0)", refused="2 numbers and sources 0 names"),
@@ -556,6 +561,10 @@ TABLE: dict[str, Change] = {
     "stage.teacher_fraction": Change("0.25", texts_learned, {"sft.rationales": "('texts.jsonl',)"}),
     "stage.start_from": Change("initial", course),
     "warmup.start_from": Change("sft", refused="expected previous, initial or a stage that runs"),
+    "stage.optimizer.rule": Change(
+        "adafactor", updates, given=tuple((f"{n}.optimizer.beta2", "0.999") for n in STAGES)
+    ),
+    "stage.optimizer.moments": Change("bfloat16", updates),
     "stage.optimizer.learning_rate": Change("3e-3", updates),
     "stage.optimizer.schedule": Change("linear", updates),
     "stage.optimizer.warmup_fraction": Change("0.5", updates),
