@@ -45,6 +45,7 @@ def prepare_grpo(
         config=stage.objective,
         gate=stage.gate,
         temperature=stage.sampling.temperature,
+        mesh=setup.mesh,
     )
     source = RolloutSource(
         RolloutConfig(
@@ -117,8 +118,13 @@ def _reference(
     @jax.jit
     def log_probs(params: Params, rows: tuple[Prompts, Array], used: Array | None) -> Array:
         def of(rows: tuple[Prompts, Array]) -> tuple[tuple[()], Array]:
-            temperature = stage.sampling.temperature
-            found = losses.completion_log_probs(setup.model, params, *rows, temperature=temperature)
+            found = losses.completion_log_probs(
+                setup.model,
+                params,
+                *rows,
+                temperature=stage.sampling.temperature,
+                mesh=setup.mesh,
+            )
             return (), found[0]
 
         return over_micro_batches(of, rows, micro_batches=stage.micro_batches, used=used)[1]

@@ -160,7 +160,9 @@ def _prepare_sft(setup: Setup, stage: SftStage, params: Params, loader: Loader) 
 
     return Prepared(
         state=create_state(params, optimizer, trained=parts.holds(stage.trains)),
-        update=_single_update(losses.SftObjective(model=setup.model), optimizer, stage),
+        update=_single_update(
+            losses.SftObjective(model=setup.model, mesh=setup.mesh), optimizer, stage
+        ),
         source=LoaderSource(loader, fields_of, batches.SftBatch, setup.mesh),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxqa.metrics import states
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
@@ -25,11 +26,15 @@ def completion_log_probs(
     completion_ids: Int[Array, "B G T"],
     *,
     temperature: float = 1.0,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
-    """Log-probability and entropy of every completion token; each prompt is encoded once."""
+    """Log-probability and entropy of every completion token; each prompt is encoded once.
+
+    `mesh` is the one on which rows and parameters lie, if it has several devices.
+    """
     hidden = model.group_hidden(params, prompts, completion_ids)
     return log_probabilities.token_log_probs(
-        hidden, model.head(params), completion_ids, temperature=temperature
+        hidden, model.head(params), completion_ids, temperature=temperature, mesh=mesh
     )
 
 
@@ -38,11 +43,12 @@ class SftObjective:
     """Cross-entropy of the completions, mean over the tokens of the whole batch."""
 
     model: Qwen2_5_VL
+    mesh: Mesh | None = None
 
     def __call__(self, params: Params, batch: SftBatch):
         """Loss and metrics of the batch's rows."""
         log_probs, entropies = completion_log_probs(
-            self.model, params, batch.prompts, batch.completion_ids
+            self.model, params, batch.prompts, batch.completion_ids, mesh=self.mesh
         )
         loss, _ = sft.sft_loss(log_probs, batch.completion_mask)
         entropy = states.masked_mean(jax.lax.stop_gradient(entropies), batch.completion_mask)
@@ -60,6 +66,7 @@ class GrpoObjective:
     config: grpo.GrpoConfig
     gate: GateConfig
     temperature: float
+    mesh: Mesh | None = None
 
     def __call__(self, params: Params, batch: GrpoBatch):
         """Loss and metrics of the batch's rows."""
@@ -69,6 +76,7 @@ class GrpoObjective:
             batch.prompts,
             batch.completion_ids,
             temperature=self.temperature,
+            mesh=self.mesh,
         )
         loss, metrics = grpo.grpo_loss(
             log_probs,

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import hlo_text
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,7 @@ CONFIG = Qwen2_5_VLConfig(
         fullatt_block_indexes=(0,),
     ),
     text=TextConfig(
-        vocab_size=48,
+        vocab_size=52,
         hidden_size=32,
         intermediate_size=24,
         num_hidden_layers=1,
@@ -158,8 +159,19 @@ def assert_same(found, expected):
 
 
 def test_loss_and_gradients_do_not_depend_on_the_mesh(mesh, params):
-    found = descend(params, SftObjective(model=MODEL), sft_batch(mesh))
+    found = descend(params, SftObjective(model=MODEL, mesh=mesh), sft_batch(mesh))
     assert_same(found, _ONE_DEVICE.setdefault("sft", (float(found[0]["loss"]), found[1])))
+
+
+def test_training_gathers_no_column_of_the_head(mesh, params):
+    if mesh.shape["tensor"] == 1:
+        pytest.skip("the head is whole")
+    loss = jax.value_and_grad(SftObjective(model=MODEL, mesh=mesh), has_aux=True)
+    program = jax.jit(loss).lower(params, sft_batch(mesh)).compile()
+    for one in hlo_text.collectives(program.as_text()):
+        if one.kind == "all-gather" and one.spans(mesh, "tensor"):
+            looked_up = "_take" in one.name  # the table of the prompt's embeddings
+            assert looked_up or CONFIG.text.vocab_size not in one.shape, one
 
 
 def test_what_the_filter_leaves_trains_alike_on_any_mesh(mesh, params):
@@ -173,7 +185,8 @@ def test_what_the_filter_leaves_trains_alike_on_any_mesh(mesh, params):
         _ONE_DEVICE["grpo"] = float(metrics["loss"]), truths
     packed = grpo_batch(to_front(groups, KEPT, micro_batches=4, mesh=mesh))
     used = jax.device_put(np.int32(3), sharding.replicated(mesh))
-    found = descend(params, OBJECTIVE, packed, micro_batches=4, used=used)
+    objective = dataclasses.replace(OBJECTIVE, mesh=mesh)
+    found = descend(params, objective, packed, micro_batches=4, used=used)
     assert float(found[0]["micro_batches"]) == 3
     assert_same(found, _ONE_DEVICE["grpo"])
 
