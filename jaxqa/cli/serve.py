@@ -63,7 +63,7 @@ def serve(argv: Sequence[str] | None) -> int:
         batching=batching,
     )
     service.warm_up(sizes)
-    app = make_app(service, key=key, pickles=flags.flow_grpo)
+    app = make_app(service, key=key, pickles=flags.flow_grpo, ui=flags.ui)
     config = uvicorn.Config(
         app,
         host=flags.host,
@@ -127,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
         "--flow_grpo",
         action="store_true",
         help="answer flow_grpo's pickled requests too; nothing that a pickle names is run",
+    )
+    flags.add_argument(
+        "--ui", action="store_true", help="show a page at / where people score and compare images"
     )
     flags.add_argument(
         "--warm_up",

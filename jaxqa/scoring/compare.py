@@ -63,14 +63,15 @@ def combine(forward: Choice, backward: Choice) -> Comparison:
         consistent=_choice(first) == _choice(second),
         method="prompt",
         rationales=rationales,
+        orders=(first, second),
     )
 
 
 def compare_scores(a: Score, b: Score) -> Comparison:
     """The choice between two images that were scored apart; only equal scores are similar."""
-    rationales = (a.rationale, b.rationale)
+    rationales, scores = (a.rationale, b.rationale), (a.score, b.score)
     if a.score is None or b.score is None:
-        return _failed("scores", f"{a.error or b.error}", rationales)
+        return _failed("scores", f"{a.error or b.error}", rationales, scores)
     preference = 0.5 if a.score == b.score else float(a.score > b.score)
     return Comparison(
         choice=_choice(preference),
@@ -78,6 +79,7 @@ def compare_scores(a: Score, b: Score) -> Comparison:
         consistent=True,
         method="scores",
         rationales=rationales,
+        scores=scores,
     )
 
 
@@ -87,12 +89,18 @@ def _choice(preference: float) -> str:
     return FIRST if preference > 0.5 else SECOND
 
 
-def _failed(method: str, error: str, rationales: tuple[str, ...]) -> Comparison:
+def _failed(
+    method: str,
+    error: str,
+    rationales: tuple[str, ...],
+    scores: tuple[float | None, ...] = (),
+) -> Comparison:
     return Comparison(
         choice=None,
         preference=None,
         consistent=None,
         method=method,
         rationales=rationales,
+        scores=scores,
         error=error,
     )

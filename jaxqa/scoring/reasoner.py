@@ -245,6 +245,7 @@ def read_score(reply: Reply, *, score_range: tuple[float, float]) -> Score:
         text=found.text,
         distribution=found.distribution,
         samples=found.samples,
+        tokens=reply.tokens,
     )
 
 

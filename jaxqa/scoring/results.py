@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxqa.scoring.expected import ScoreDistribution
+from jaxqa.scoring.tokens import AnswerTokens
 
 _THOUGHT = re.compile(r"<think>(.*?)(?:</think>|<answer>|$)", re.DOTALL)
 
@@ -23,6 +24,7 @@ class Score:
       text: the (first) whole answer; empty where the image could not be read.
       distribution: over scores, in expected mode.
       samples: each answer's score where several were asked for; None where one has none.
+      tokens: of the (first) whole answer, with their entropies; None where nothing was written.
       name: what the image is called: its path, its URL, or its place among the images.
     """
 
@@ -33,6 +35,7 @@ class Score:
     text: str = ""
     distribution: ScoreDistribution | None = None
     samples: tuple[float | None, ...] = ()
+    tokens: AnswerTokens | None = None
     name: str = ""
 
     def __post_init__(self):
@@ -89,7 +92,10 @@ class Comparison:
       preference: share of the answers for A, ties counted half: 1 is A, 0 is B.
       consistent: whether both orders agree; False where the position decided.
       method: "prompt" where the model was shown both, "scores" where it scored each.
-      rationales: the model's reasons, of each order.
+      rationales: the model's reasons, of each order, or about each image where each was scored.
+      orders: share of the answers for A with A shown first, and with B shown first; empty where
+        each was scored.
+      scores: of A and of B where each was scored, else empty.
       error: why there is no choice; None if there is one.
     """
 
@@ -98,6 +104,8 @@ class Comparison:
     consistent: bool | None
     method: str
     rationales: tuple[str, ...] = ()
+    orders: tuple[float, ...] = ()
+    scores: tuple[float | None, ...] = ()
     error: str | None = None
 
 

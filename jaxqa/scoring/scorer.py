@@ -24,6 +24,7 @@ from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.scoring.decoding import Decoding
 from jaxqa.scoring.expected import NumberExpander, ScoreDistribution, cut_before_number
+from jaxqa.scoring.tokens import AnswerTokens
 from jaxqa.typing import Params
 
 Tokens = Sequence[int]
@@ -70,11 +71,13 @@ class Reply:
       texts: the completions.
       log_prob: of the first completion's tokens, summed.
       distributions: over scores, after each completion's rationale; None outside of expected mode.
+      tokens: of the first completion; None where they are not known.
     """
 
     texts: Sequence[str]
     log_prob: float
     distributions: Sequence[ScoreDistribution | None] | None
+    tokens: AnswerTokens | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,22 +145,26 @@ class Scorer:
         expander: NumberExpander | None,
     ) -> list[Reply]:
         """What the model wrote about each row of a block; the rows that are not valid are moot."""
-        ids, lengths, log_probs = jax.device_get(
-            (rollout.token_ids, rollout.length, rollout.log_probs)
+        ids, lengths, log_probs, entropies = jax.device_get(
+            (rollout.token_ids, rollout.length, rollout.log_probs, rollout.entropies)
         )
         written = [
             [tokens[:length].tolist() for tokens, length in zip(*row, strict=True)]
             for row in zip(ids, lengths, strict=True)
         ]
         found = self._distributions(params, prompts, written, valid, expander)
+        decode = self.encoder.tokenizer.decode
         return [
             Reply(
-                texts=[self.encoder.tokenizer.decode(tokens) for tokens in row],
+                texts=[decode(tokens) for tokens in row],
                 log_prob=float(log_prob),
                 distributions=distributions if self.decoding.mode == "expected" else None,
+                tokens=AnswerTokens(
+                    ids=tuple(row[0]), entropies=tuple(unsure[: len(row[0])]), decode=decode
+                ),
             )
-            for row, log_prob, distributions in zip(
-                written, log_probs[:, 0].sum(-1), found, strict=True
+            for row, log_prob, unsure, distributions in zip(
+                written, log_probs[:, 0].sum(-1), entropies[:, 0].tolist(), found, strict=True
             )
         ]
 

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from jaxqa.errors import UserError
-from jaxqa.serving import adapters, native
+from jaxqa.serving import adapters, native, web
 from jaxqa.serving.batcher import Busy, Closed
 from jaxqa.serving.guard import Guard, error_body
 from jaxqa.serving.measures import Measures
@@ -27,6 +27,7 @@ def make_app(
     *,
     key: str | None = None,
     pickles: bool = False,
+    ui: bool = False,
 ) -> Guard:
     """The server as an ASGI application.
 
@@ -34,6 +35,7 @@ def make_app(
       service: who answers; closed when the server ends.
       key: what clients must send; None lets everyone in.
       pickles: whether flow_grpo's pickled requests are answered.
+      ui: whether there is a page to look at.
     """
     measures = Measures()
 
@@ -43,7 +45,7 @@ def make_app(
         await run_in_threadpool(service.batcher.close)
 
     app = Starlette(
-        routes=_routes(service, measures, pickles=pickles),
+        routes=_routes(service, measures, pickles=pickles) + (web.routes() if ui else []),
         exception_handlers={
             UserError: _on(400),
             TooSlow: _on(504),
@@ -61,6 +63,7 @@ def make_app(
         max_body_bytes=service.limits.max_body_bytes,
         read_timeout=service.limits.read_timeout,
         measures=measures,
+        reads=web.open_paths() if ui else (),
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import json
 import time
+from collections.abc import Collection
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,19 +26,21 @@ class Guard:
         max_body_bytes: int,
         read_timeout: float,
         measures: Measures,
+        reads: Collection[str] = (),
     ):
         """Wrap `app`.
 
         Args:
           app: what answers.
           key: what clients must send as `Authorization: Bearer KEY`; None lets everyone in.
+          reads: paths that may be read (GET) without a key, beside `OPEN_PATHS`.
           max_body_bytes: of a request.
           read_timeout: seconds in which the whole body must have come.
           measures: where requests are counted.
         """
         self._app, self._key = app, key
         self._max_body_bytes, self._read_timeout = max_body_bytes, read_timeout
-        self._measures = measures
+        self._measures, self._reads = measures, frozenset(reads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -59,7 +62,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if not self._may(scope["path"], headers):
+        if not self._may(scope["method"], scope["path"], headers):
             await refuse(send, 401, "no valid key; send it as `Authorization: Bearer KEY`")
             return
         declared = headers.get(b"content-length", b"0")
@@ -82,8 +85,10 @@ class Guard:
 
         await self._app(scope, replay, send)
 
-    def _may(self, path: str, headers: dict[bytes, bytes]) -> bool:
+    def _may(self, method: str, path: str, headers: dict[bytes, bytes]) -> bool:
         if self._key is None or path in OPEN_PATHS:
+            return True
+        if method in ("GET", "HEAD") and path in self._reads:
             return True
         sent = headers.get(b"authorization", b"")
         return hmac.compare_digest(sent, b"Bearer " + self._key.encode())

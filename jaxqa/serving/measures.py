@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from jaxqa.scoring.results import Score
+from jaxqa.serving.web import ASSETS
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 _PATHS = (
@@ -36,7 +37,8 @@ class Measures:
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Count a request; unknown paths are one, so that clients cannot invent series."""
-        path = path if path in _PATHS else "other"
+        path = ASSETS if path.startswith(f"{ASSETS}/") else path
+        path = path if path in (*_PATHS, ASSETS) else "other"
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 

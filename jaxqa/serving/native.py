@@ -1,5 +1,6 @@
 """The server's own protocol: `POST /v1/score`, `POST /v1/compare`, `GET /v1/models`."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -10,10 +11,10 @@ from starlette.requests import Request
 
 from jaxqa.errors import UserError
 from jaxqa.scoring.results import Score
-from jaxqa.serving.service import Service, image_of
+from jaxqa.serving.service import NEED_PROMPT, Service, image_of
 
 _KNOWN = ("images", "prompts", "prompt", "task", "mode", "return", "model")
-_DETAILS = ("rationale", "text", "distribution", "samples", "spread")
+_DETAILS = ("rationale", "text", "distribution", "samples", "spread", "tokens")
 
 
 async def score(request: Request, service: Service) -> tuple[dict[str, Any], list[Score]]:
@@ -73,13 +74,15 @@ async def compare(request: Request, service: Service) -> dict[str, Any]:
         "consistent": found.consistent,
         "method": found.method,
         "rationales": list(found.rationales),
+        "orders": list(found.orders),
+        "scores": list(found.scores),
         "error": found.error,
     }
 
 
 def models(service: Service) -> dict[str, Any]:
-    """Answer `/v1/models`: the model, and one name for each of its tasks."""
-    tasks = service.scorer.tasks
+    """Answer `/v1/models`: the model, one name for each of its tasks, and what it can be asked."""
+    tasks, limits = service.scorer.tasks, service.limits
     names = [service.name, *(f"{service.name}:{task}" for task in tasks)]
     return {
         "object": "list",
@@ -87,7 +90,22 @@ def models(service: Service) -> dict[str, Any]:
             {"id": name, "object": "model", "created": 0, "owned_by": "jaxqa"} for name in names
         ],
         "tasks": {task: list(service.scorer.score_range(task)) for task in tasks},
+        "modes": {task: service.modes(task) for task in tasks},
+        "default": {"task": service.question().task, "modes": _default_modes(service)},
+        "needs_prompt": [task for task in tasks if task in NEED_PROMPT],
+        "compares_with_reference": service.compares_with_reference,
+        "limits": {
+            "images": limits.max_images,
+            "body_bytes": limits.max_body_bytes,
+            "prompt_length": limits.max_prompt_length,
+            "image_bytes": service.scorer.limits.max_bytes,
+            "pixels": service.scorer.limits.max_pixels,
+        },
     }
+
+
+def _default_modes(service: Service) -> dict[str, str]:
+    return {task: service.question(task).mode for task in service.scorer.tasks}
 
 
 async def read_fields(request: Request, known: tuple[str, ...]) -> dict[str, Any]:
@@ -166,4 +184,6 @@ def _wanted(value: Any) -> list[str]:
 
 def _details(score: Score, wanted: list[str]) -> dict[str, Any]:
     known = {**score.as_dict(), "text": score.text}
+    if "tokens" in wanted and score.tokens is not None:
+        known["tokens"] = [dataclasses.asdict(piece) for piece in score.tokens.pieces()]
     return {name: known.get(name) for name in wanted}

@@ -19,7 +19,7 @@ def description(name: str, tasks: Sequence[str]) -> dict[str, Any]:
     """The OpenAPI document of a server."""
     task = {"type": "string", "enum": list(tasks)}
     mode = {"type": "string", "enum": ["think", "fast", "expected", "mean"]}
-    wanted = {"enum": ["rationale", "text", "distribution", "samples", "spread"]}
+    wanted = {"enum": ["rationale", "text", "distribution", "samples", "spread", "tokens"]}
     score = {
         "images": {"type": "array", "items": _IMAGE},
         "prompts": {"type": "array", "items": {"type": "string"}},
@@ -42,6 +42,8 @@ def description(name: str, tasks: Sequence[str]) -> dict[str, Any]:
         "consistent": {"type": "boolean", "nullable": True},
         "method": {"enum": ["prompt", "scores"]},
         "rationales": _TEXTS,
+        "orders": _NUMBERS,
+        "scores": _NUMBERS,
         "error": {"type": "string", "nullable": True},
     }
     chat = {

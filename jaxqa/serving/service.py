@@ -3,23 +3,28 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from jaxqa.errors import UserError
 from jaxqa.scoring import image_inputs
 from jaxqa.scoring.api import ImageScorer
+from jaxqa.scoring.decoding import Decoding
 from jaxqa.scoring.image_inputs import Load
-from jaxqa.scoring.question import Question
+from jaxqa.scoring.question import Mode, Question
 from jaxqa.scoring.results import Comparison, Score
 from jaxqa.scoring.urls import UrlPolicy
 from jaxqa.serving.batcher import Batcher, BatcherConfig
 
 _DATA_URL = "data:"
+
+NEED_PROMPT = ("alignment",)
+"""Tasks that rate how well an image shows a text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,19 @@ class Service:
         self.scorer.asker(question)  # refuses what the model cannot be asked
         return question
 
+    def modes(self, task: str) -> list[str]:
+        """The modes in which the model can be asked about a task."""
+        found = []
+        for mode in get_args(Mode):
+            with contextlib.suppress(UserError):
+                found.append(self.question(task, mode).mode)
+        return found
+
+    @property
+    def compares_with_reference(self) -> bool:
+        """Whether the model can be shown two images and a third that both were made from."""
+        return self.scorer.model.chooser(Decoding()) is not None
+
     def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Compile what images of these sizes (height, width) need.
 
@@ -138,8 +156,10 @@ class Service:
           TooSlow: the answer did not come in time.
         """
         self._check(images, prompts)
-        if question.task == "alignment" and None in prompts:
-            raise UserError("task 'alignment' rates how well images show a text: give prompts")
+        if question.task in NEED_PROMPT and None in prompts:
+            raise UserError(
+                f"task {question.task!r} rates how well images show a text: give prompts"
+            )
         queries = [
             _Pictures([self._load(image, f"image {number}")], prompt)
             for number, (image, prompt) in enumerate(zip(images, prompts, strict=True))

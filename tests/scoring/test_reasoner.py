@@ -3,8 +3,11 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import tiny_model
 
 import jaxqa
@@ -62,6 +65,21 @@ def test_the_answers_are_those_that_the_model_was_made_for(scorer, images):
         assert score.score == float(score.text.split()[1]) and score.error is None
         assert score.normalised == (score.score - 1) / 4
     assert len({score.score for score in found}) > 2
+
+
+def test_entropies_are_those_of_a_forward_pass(scorer, images):
+    """The sampler's, beside one pass over prompt and answer, whose logits SciPy reads."""
+    found, asker = scorer.score([images[0]])[0], scorer.asker(scorer.question())
+    pieces = found.tokens.pieces()
+    assert "".join(piece.text for piece in pieces) == found.text
+    _, prompts, _ = asker.dispatch([asker.prepare([images[0]], None)])
+    ids = np.tile(np.array(found.tokens.ids, np.int32), (3, 1, 1))
+    model, params = asker.scorer.model, asker.params
+    hidden = np.asarray(jax.jit(model.group_hidden)(params, prompts, ids))[0, 0]
+    logits = hidden.astype(np.float64) @ np.asarray(model.head(params), np.float64).T
+    wanted = scipy.stats.entropy(scipy.special.softmax(logits, axis=-1), axis=-1)
+    np.testing.assert_allclose(found.tokens.entropies, wanted, atol=2e-3)
+    assert max(wanted) > 0.1
 
 
 @pytest.mark.parametrize("mode", ["think", "mean", "expected"])

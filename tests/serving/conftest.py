@@ -1,6 +1,6 @@
-"""Let the tests of this folder import `stand_in`, whatever pytest's import mode."""
+"""Let the tests of this folder import their helpers, whatever pytest's import mode."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scoring"))
+sys.path[:0] = [str(Path(__file__).parents[1] / "scoring"), str(Path(__file__).parent)]

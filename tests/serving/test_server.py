@@ -1,6 +1,5 @@
 """The server over real connections, each protocol driven by the client that its users have."""
 
-import base64
 import contextlib
 import http.client
 import io
@@ -21,86 +20,21 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-import uvicorn
+from local_server import ask, b64, expected, png, running
 from PIL import Image
-from stand_in import StandInAsker, StandInModel, grey
+from stand_in import StandInAsker, grey
 
 from jaxqa.cli import serve
-from jaxqa.data.images import DecodeLimits
-from jaxqa.scoring.api import ImageScorer
-from jaxqa.serving.app import make_app
-from jaxqa.serving.batcher import BatcherConfig
-from jaxqa.serving.heads import punctual
 from jaxqa.serving.openapi import description, page
-from jaxqa.serving.service import ServerLimits, Service
 
 LAUNCHER = Path(__file__).parents[2] / "launchers" / "serve.py"
 KEY = "a key"
-
-
-@contextlib.contextmanager
-def running(asker=None, *, key=None, pickles=True, **limits):
-    scorer = ImageScorer(StandInModel(asker), limits=DecodeLimits(max_pixels=10_000))
-    service = Service(
-        scorer,
-        name="tiny",
-        limits=ServerLimits(**{"max_images": 8, "read_timeout": 1.0, **limits}),
-        batching=BatcherConfig(workers=4, max_queue=40, max_wait=0.002),
-    )
-    service.warm_up([(8, 8)])
-    app = make_app(service, key=key, pickles=pickles)
-    http = punctual(service.limits.read_timeout)
-    config = uvicorn.Config(
-        app, port=0, http=http, log_level="critical", timeout_graceful_shutdown=10
-    )
-    server = uvicorn.Server(config)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(256)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        deadline = time.monotonic() + 20
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-            assert not thread.is_alive() and not service.batcher.is_alive
 
 
 @pytest.fixture(scope="module")
 def server():
     with running() as url:
         yield url
-
-
-def png(level, size=(8, 8)):
-    buffer = io.BytesIO()
-    Image.fromarray(grey(level, size)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def b64(data):
-    return base64.b64encode(data).decode()
-
-
-def expected(level):
-    return 1 + 4 * level / 255
-
-
-def ask(url, body=None, *, headers=None):
-    """Status and content; JSON is read."""
-    data = json.dumps(body).encode() if isinstance(body, dict | list) else body
-    request = urllib.request.Request(url, data, headers or {})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as reply:
-            status, content, kind = reply.status, reply.read(), reply.headers["content-type"]
-    except urllib.error.HTTPError as error:
-        with error:
-            status, content, kind = error.code, error.read(), error.headers["content-type"]
-    return status, json.loads(content) if kind == "application/json" else content
 
 
 def test_native_scores(server):
