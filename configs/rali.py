@@ -19,21 +19,18 @@ in safetensors, and datasets/koniq10k. To expect (tables 2 and 4, trained on Kon
 .939 / .922, average of seven data sets .798 / .779 PLCC / SRCC. Not run at this size by jaxqa yet.
 
 Table 4, each by naming the stages to run, for example
-`--config.stages="('rationales', 'align', 'basis', 'no_pca')"`:
+`--config.stages="('rationales', 'align', 'basis', 'basis_no_pca')"`:
 
     no alignment        basis_unaligned      no PCA             basis_no_pca
     plain k-means       basis_plain          no fitted scores   basis_unfitted
     one seed            align_one_seed, basis_one_seed
     no alignment, one seed (case 1)          basis_unaligned: without alignment texts do not count
 
-Table A.5: --config.basis.distill.dimensions=256 (512, 700),
---config.basis.distill.clusters.centroids=100 and .buckets=90.
+Table A.5: the stages a5_case1 to a5_case10; case 7 is basis_unfitted and case 8 is basis.
 
 `demo` takes the rationales of the demo's photographs in place of a reasoning model's and a small
-encoder from random weights; docs/rali.md says what it reaches. With a reasoning model of one's own:
-
-    --config.model.path=runs/demo/export --config.stages="('rationales', 'align', 'basis')"
-    --config.align.rationales="('rationales',)"
+encoder from random weights; docs/rali.md says what it reaches. `demo_words` learns from the words
+of the demo's own reasoning model: configs/demo.py first, to runs/demo (--config.model.path=DIR).
 """
 
 import dataclasses
@@ -60,11 +57,14 @@ TEXTS_PER_IMAGE = 4  # a guess
 BATCH_SIZE = 128  # a guess
 EPOCHS = 10  # a guess
 
+DEMO_REASONER = ModelSource(path="runs/demo/export", compute_dtype="float32")
+
 
 def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
-    """Full size (`full`, the default), or `demo`."""
-    if recipes.choose(mode, "demo") == "demo":
-        return _demo()
+    """Full size (`full`, the default), `demo`, or `demo_words`."""
+    mode = recipes.choose(mode, "demo", "demo_words")
+    if mode != "full":
+        return _demo(own_words=mode == "demo_words")
     align = AlignStage(
         steps=EPOCHS * TRAINING_IMAGES // BATCH_SIZE,
         batch_size=BATCH_SIZE,
@@ -100,7 +100,7 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
     }
     return make_config(
         stages={"rationales": rationales, "align": align, "basis": basis},
-        spare=_ablations(align, basis),
+        spare=_ablations(align, basis) | _table_a5(basis, low=256, high=700, few=(100, 90)),
         model=dataclasses.replace(recipes.qwen("7B"), path="runs/q_insight/export"),
         data=recipes.full_data({"koniq": koniq} | tests, completion_lengths=(160, 384)),
         evaluation=EvaluationConfig(batch_size=32, max_new_tokens=512),
@@ -127,8 +127,36 @@ def _ablations(align: AlignStage, basis: BasisStage) -> dict[str, SectionConfig]
     }
 
 
-def _demo() -> ml_collections.ConfigDict:
-    """The demo's photographs and their own rationales; a two-layer encoder."""
+def _table_a5(
+    basis: BasisStage, *, low: int, high: int, few: tuple[int, int]
+) -> dict[str, SectionConfig]:
+    """Table A.5: dimensions, vectors and buckets; the odd cases are not fitted.
+
+    Args:
+      basis: the case that the paper chose, 8.
+      low, high: fewer and more dimensions than it keeps.
+      few: fewer centroids and buckets than it has.
+    """
+    chosen = basis.distill
+    fewer = dataclasses.replace(chosen.clusters, centroids=few[0], buckets=few[1])
+    cases = (
+        (2, low, fewer),
+        (4, low, chosen.clusters),
+        (6, chosen.dimensions, fewer),
+        (10, high, chosen.clusters),
+    )
+    sections: dict[str, SectionConfig] = {}
+    for number, dimensions, clusters in cases:
+        fitted = dataclasses.replace(chosen, dimensions=dimensions, clusters=clusters)
+        loose = dataclasses.replace(chosen.basis, fit=False, calibrate=True)
+        unfitted = dataclasses.replace(fitted, basis=loose)
+        sections[f"a5_case{number - 1}"] = dataclasses.replace(basis, distill=unfitted)
+        sections[f"a5_case{number}"] = dataclasses.replace(basis, distill=fitted)
+    return sections
+
+
+def _demo(*, own_words: bool) -> ml_collections.ConfigDict:
+    """The demo's photographs with the data set's or a model's rationales; a two-layer encoder."""
     width = 96
     architecture = ClipConfig(
         vision=VisionConfig(
@@ -158,6 +186,7 @@ def _demo() -> ml_collections.ConfigDict:
         save_every=100,
         encoder=encoder,
         alignment=AlignmentConfig(temperature=0.07),
+        rationales=("rationales",) if own_words else (),
         optimizer=recipes.demo_optimizer(1e-3),
     )
     distill = DistillConfig(
@@ -169,18 +198,16 @@ def _demo() -> ml_collections.ConfigDict:
     rationales = RationalesStage(
         batch_size=32, sampling=SamplingConfig(num_samples=4, max_new_tokens=40)
     )
+    spare = _ablations(align, basis) | _table_a5(basis, low=20, high=56, few=(25, 22))
+    writing: dict[str, SectionConfig] = {"rationales": rationales}
     return make_config(
-        stages={"align": align, "basis": basis},
-        spare={"rationales": rationales} | _ablations(align, basis),
-        model=_reasoner(),
+        stages=(writing if own_words else {}) | {"align": align, "basis": basis},
+        spare=spare if own_words else writing | spare,
+        # Unless it is to write, a model is only named; nothing asks it.
+        model=DEMO_REASONER if own_words else recipes.demo_model(),
         data=dataclasses.replace(
             recipes.demo_data({"demo": recipes.demo_source("quality", "concise")}),
             cache_mb=1024,
         ),
         evaluation=EvaluationConfig(batch_size=40, max_new_tokens=40),
     )
-
-
-def _reasoner() -> ModelSource:
-    """Stands where a reasoning model may be named; nothing asks it unless a stage does."""
-    return recipes.demo_model()

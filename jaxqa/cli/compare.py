@@ -6,10 +6,8 @@ import json
 from collections.abc import Sequence
 
 from jaxqa.cli import score_flags
-from jaxqa.cli.errors import run_door
+from jaxqa.cli.errors import FAILED_STATUS, run_door
 from jaxqa.errors import UserError
-
-FAILED_STATUS = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 
 from jaxqa.errors import UserError
 
+FAILED_STATUS = 1
+"""Some of what was asked for could not be done; the rest was."""
+
 USER_ERROR_STATUS = 2
+
+STOPPED_STATUS = 130
+"""Asked to stop by a signal before the result was there (128 + SIGINT, as a shell has it). What was
+done is kept; a script must not take it for the result. `train` ends with 0 instead."""
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 

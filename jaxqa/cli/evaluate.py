@@ -16,18 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxqa.cli import evaluate_flags
-from jaxqa.cli.errors import run_door
+from jaxqa.cli.errors import FAILED_STATUS, STOPPED_STATUS, run_door
 from jaxqa.cli.evaluate_models import ENDPOINT, EvaluatedModel, make_model
 from jaxqa.cli.model_names import name_of_directory
 from jaxqa.errors import UserError
 from jaxqa.evaluation import benchmark_files, score_files
-from jaxqa.evaluation.answer_store import AnswerStore, Shard
+from jaxqa.evaluation.answer_store import WHOLE, AnswerStore, Shard
 from jaxqa.evaluation.answering import answer_all
 from jaxqa.evaluation.benchmark import Benchmark, Entry, Settings, run_benchmark
 from jaxqa.evaluation.protocols import get_protocol
 from jaxqa.evaluation.selection import Selection, parse_prompts, select
 from jaxqa.evaluation.suites import get_suite
-from jaxqa.scoring.decoding import Decoding
+from jaxqa.scoring.decoding import MEAN_SAMPLES, Decoding
 from jaxqa.scoring.manifest import DEFAULT_TEMPLATES
 from jaxqa.stages.progress import show_progress
 from jaxqa.train.stop import Stopped, StopRequest
@@ -44,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(argv: Sequence[str] | None) -> int:
     """Check everything that is cheap to check, answer what is missing, write the tables.
+
+    Returns:
+      0 when the tables are written, or this process's shard is done and others are not; 1 when
+      answers are missing that an endpoint failed to give; 130 when stopped by a signal.
 
     Raises:
       UserError: a bad flag, model, data set, scores file or place to write.
@@ -65,7 +69,7 @@ def evaluate(argv: Sequence[str] | None) -> int:
     for name, model in models.items():
         identity = model.identity()
         for selection in asked[name]:
-            settings = identity | _asked(selection, decoding, flags)
+            settings = identity | _asked(model, selection, decoding, flags)
             store = AnswerStore(answers / name, selection.title, settings, shard)
             stores[name, selection.title] = store
     console = Console(stderr=True)
@@ -74,11 +78,11 @@ def evaluate(argv: Sequence[str] | None) -> int:
             for name, model in models.items():
                 _answer(name, model, asked[name], stores, shard, stop, console)
     except Stopped as stopped:
-        console.print(f"{stopped}; run the same command again to go on", highlight=False)
-        return 0
-    if missing := sum(_missing(selection, stores, models) for selection in selections):
-        print(f"{missing} answers are still missing: run the remaining shards, then once more")
-        return 0
+        message = f"{stopped}; run the same command again to go on"
+        console.print(message, highlight=False, soft_wrap=True)
+        return STOPPED_STATUS
+    if missing := _missing(selections, stores, models):
+        return _report_missing(missing, _missing(selections, stores, models, shard), shard)
     answered = [_entry(name, s, stores[name, s.title]) for name in models for s in selections]
     benchmark = run_benchmark([*answered, *entries], _settings(flags, selections))
     _write(benchmark, _notes(selections, asked, decoding, flags), flags.output)
@@ -86,16 +90,19 @@ def evaluate(argv: Sequence[str] | None) -> int:
 
 
 def _decoding(flags: argparse.Namespace) -> Decoding:
-    default = 1.0 if flags.decoding == "mean" or flags.samples > 1 else 0.0
+    samples = flags.samples
+    if samples is None:
+        samples = MEAN_SAMPLES if flags.decoding == "mean" else 1
+    default = 1.0 if flags.decoding == "mean" or samples > 1 else 0.0
     try:
         decoding = Decoding(
             mode=flags.decoding,
-            samples=flags.samples,
+            samples=samples,
             temperature=default if flags.temperature is None else flags.temperature,
             top_p=flags.top_p,
             seed=flags.seed,
         )
-        decoding.sampling(flags.max_new_tokens)  # refuses what cannot be sampled
+        decoding.sampling(1 if flags.max_new_tokens is None else flags.max_new_tokens)  # its rules
         return decoding
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -184,7 +191,9 @@ def _tool_entries(
     ]
 
 
-def _asked(selection: Selection, decoding: Decoding, flags: argparse.Namespace) -> dict[str, Any]:
+def _asked(
+    model: EvaluatedModel, selection: Selection, decoding: Decoding, flags: argparse.Namespace
+) -> dict[str, Any]:
     """What answers depend on, besides the model."""
     asked = repr(dataclasses.astuple(selection.template)).encode()
     return {
@@ -193,7 +202,7 @@ def _asked(selection: Selection, decoding: Decoding, flags: argparse.Namespace) 
         "decoding": decoding.label,
         "top_p": decoding.top_p,
         "seed": decoding.seed,
-        "max_new_tokens": flags.max_new_tokens,
+        "max_new_tokens": model.longest_answer,
         "max_pixels": flags.max_pixels,
         "scale": flags.scale,
     }
@@ -235,9 +244,33 @@ def _answer(
                 )
 
 
-def _missing(selection: Selection, stores: Stores, models: Mapping[str, Any]) -> int:
-    ids = [example.example_id for example in selection.examples]
-    return sum(i not in stores[name, selection.title].answers for name in models for i in ids)
+def _missing(
+    selections: Sequence[Selection],
+    stores: Stores,
+    models: Mapping[str, Any],
+    shard: Shard = WHOLE,
+) -> int:
+    """How many answers of a share of the work are not there."""
+    return sum(
+        example.example_id not in stores[name, selection.title].answers
+        for name in models
+        for selection in selections
+        for example in selection.examples[shard.index :: shard.count]
+    )
+
+
+def _report_missing(missing: int, own: int, shard: Shard) -> int:
+    """Say why there is no table yet; the exit status."""
+    if own == 0:
+        print(f"{missing} answers are still missing: run the remaining shards, then once more")
+        return 0
+    share = "" if shard == WHOLE else f" of this shard (of {missing} in all)"
+    print(
+        f"{own} answers{share} are still missing: the endpoint failed to give them; run the same "
+        "command again to ask for them",
+        file=sys.stderr,
+    )
+    return FAILED_STATUS
 
 
 def _entry(name: str, selection: Selection, store: AnswerStore) -> Entry:

@@ -7,7 +7,7 @@ from typing import get_args
 from jaxqa.data.prompts import TEMPLATES
 from jaxqa.evaluation.protocols import PROTOCOLS
 from jaxqa.evaluation.suites import SUITES
-from jaxqa.scoring.decoding import Mode
+from jaxqa.scoring.decoding import MEAN_SAMPLES, Mode
 
 _SEVERAL = {"nargs": "+", "action": "extend", "default": []}
 
@@ -77,14 +77,18 @@ def _how(flags: argparse._ArgumentGroup) -> None:
         help="greedy answer; mean of sampled answers; or expected score, exact over all numbers "
         "with two decimals after the rationale (default greedy)",
     )
-    flags.add_argument("--samples", type=int, default=1, help="answers per image (default 1)")
+    flags.add_argument(
+        "--samples", type=int, help=f"answers per image (default {MEAN_SAMPLES} for mean, else 1)"
+    )
     flags.add_argument(
         "--temperature", type=float, help="of sampled answers; 0 is greedy (1 for mean, else 0)"
     )
     flags.add_argument("--top_p", type=float, default=1.0, help="of sampled answers (default 1)")
     flags.add_argument("--seed", type=int, default=0, help="names the random draws (default 0)")
     flags.add_argument(
-        "--max_new_tokens", type=int, default=512, help="longest answer (default 512)"
+        "--max_new_tokens",
+        type=int,
+        help="longest answer (default: what a model was trained for, else 512)",
     )
     flags.add_argument("--max_pixels", type=int, help="reduce larger images (default: the model's)")
     flags.add_argument(

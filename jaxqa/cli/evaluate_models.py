@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,18 +15,18 @@ from jaxqa.distill.artifact import is_artifact, load_artifact
 from jaxqa.errors import UserError
 from jaxqa.evaluation.answering import Ask
 from jaxqa.evaluation.selection import Selection
+from jaxqa.files import weights_digest
 from jaxqa.models.qwen2_5_vl import hf_config
 from jaxqa.reasoning.endpoint import EndpointExpert
 from jaxqa.reasoning.expert import EXPERT_FAILED, ExpertConfig, Request
 from jaxqa.scoring import loading
 from jaxqa.scoring.decoding import Decoding
-from jaxqa.scoring.manifest import read_manifest
+from jaxqa.scoring.manifest import Manifest, read_manifest
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer, judge
 from jaxqa.serving.loading import LoadOptions
 from jaxqa.serving.loading import load as load_scorer
 
 ENDPOINT = "openai:"
-_SAMPLED_BYTES = 65536
 _REQUESTS_AT_ONCE = 4
 
 Check = Callable[[], None]
@@ -41,6 +40,11 @@ class LocalModel:
     directory: Path
     decoding: Decoding
     flags: argparse.Namespace
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer: the flag's, or those that the model was trained for."""
+        return self.flags.max_new_tokens or read_manifest(self.directory).max_new_tokens
 
     def identity(self) -> dict[str, Any]:
         """Digest of its weights, from samples of each file."""
@@ -76,9 +80,9 @@ class LocalModel:
                 template=template,
                 mesh=mesh,
                 buckets=loading.standard_buckets(
-                    encoder, template, max_new_tokens=flags.max_new_tokens
+                    encoder, template, max_new_tokens=self.longest_answer
                 ),
-                max_new_tokens=flags.max_new_tokens,
+                max_new_tokens=self.longest_answer,
                 batch_size=flags.batch_size,
                 num_workers=flags.workers,
                 decoding=self.decoding,
@@ -100,6 +104,11 @@ class DistilledModel:
 
     directory: Path
     flags: argparse.Namespace
+
+    @property
+    def longest_answer(self) -> int:
+        """Nothing is written."""
+        return 0
 
     def identity(self) -> dict[str, Any]:
         """Digest of its weights, from samples of each file."""
@@ -144,6 +153,11 @@ class EndpointModel:
     flags: argparse.Namespace
     cache: Path
 
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer."""
+        return self.flags.max_new_tokens or Manifest.max_new_tokens
+
     def identity(self) -> dict[str, Any]:
         """URL and name: nothing else is known of it."""
         return {"endpoint": self.config.endpoint, "name": self.config.model}
@@ -170,7 +184,7 @@ class EndpointModel:
         examples: Sequence[Example],
         check: Check,
     ) -> Iterator[ScoredAnswer]:
-        sampling = self.decoding.sampling(self.flags.max_new_tokens)
+        sampling = self.decoding.sampling(self.longest_answer)
         size = _REQUESTS_AT_ONCE * self.config.concurrency
         for start in range(0, len(examples), size):
             asked = examples[start : start + size]
@@ -195,8 +209,8 @@ class EndpointModel:
 
 EvaluatedModel = LocalModel | DistilledModel | EndpointModel
 """Has `identity()`, what its answers depend on besides prompt and decoding (it checks the model);
-`asked_as(selection)`, with the prompt that this model is asked; and `asking(check)`, which loads or
-connects, and gives for each template what answers examples."""
+`asked_as(selection)`, with the prompt that this model is asked; `longest_answer`, in tokens; and
+`asking(check)`, which loads or connects, and gives for each template what answers examples."""
 
 
 def make_model(
@@ -230,19 +244,3 @@ def make_model(
     except ValueError as error:
         raise UserError(f"--model={text}: {error}; expected openai:URL#MODEL") from error
     return EndpointModel(config, decoding, flags, cache)
-
-
-def weights_digest(directory: Path) -> str:
-    """A digest of the sizes and of samples of all weight files: another training, another digest.
-
-    Reading 70 GB to find out whether they are the same would take longer than many evaluations.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(directory)} {size}\n".encode())
-        with path.open("rb") as file:
-            for place in (0, size // 3, 2 * size // 3, max(0, size - _SAMPLED_BYTES)):
-                file.seek(place)
-                digest.update(file.read(_SAMPLED_BYTES))
-    return digest.hexdigest()

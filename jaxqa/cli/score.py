@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from jaxqa.cli import score_filter, score_flags, score_inputs, score_output
-from jaxqa.cli.errors import run_door
+from jaxqa.cli.errors import FAILED_STATUS, STOPPED_STATUS, run_door
 from jaxqa.cli.score_inputs import Item
 from jaxqa.cli.score_output import Journal, Row
 from jaxqa.errors import UserError
@@ -21,9 +21,6 @@ from jaxqa.train.stop import Stopped, StopRequest
 if TYPE_CHECKING:
     from jaxqa.scoring.api import ImageScorer
     from jaxqa.scoring.question import Question
-
-FAILED_STATUS = 1
-STOPPED_STATUS = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,7 +158,7 @@ def _settings(flags: argparse.Namespace, question: "Question") -> dict[str, Any]
     """What scores depend on."""
     import dataclasses
 
-    from jaxqa.cli.evaluate_models import weights_digest
+    from jaxqa.files import weights_digest
 
     named = ("prompt", "max_new_tokens", "max_pixels", "block_rows", "fsdp", "tensor")
     return {

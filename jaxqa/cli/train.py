@@ -13,6 +13,8 @@ from jaxqa.errors import UserError
 from jaxqa.train.stop import Stopped, StopRequest
 
 STOPPED_STATUS = 0
+"""Schedulers that take a machine back end a run so on purpose; a run that is not complete has no
+table, and the same command goes on."""
 DIVERGED_STATUS = 3
 
 

@@ -7,6 +7,9 @@ from jaxqa.sampling.config import SamplingConfig
 
 Mode = Literal["greedy", "mean", "expected"]
 
+MEAN_SAMPLES = 5
+"""Answers that the mean is taken over where nobody says how many."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding:

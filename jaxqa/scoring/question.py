@@ -9,7 +9,6 @@ from jaxqa.scoring import decoding
 Task = Literal["quality", "aesthetics", "alignment"]
 Mode = Literal["think", "fast", "expected", "mean"]
 
-_MEAN_SAMPLES = 5
 _DECODING: dict[str, decoding.Mode] = {
     "think": "greedy",
     "fast": "greedy",
@@ -57,7 +56,7 @@ class Question:
           UserError: samples, temperature or seed that make no sense together.
         """
         drawn = self.mode == "mean" or (self.samples or 1) > 1
-        samples = self.samples if self.samples is not None else _MEAN_SAMPLES
+        samples = self.samples if self.samples is not None else decoding.MEAN_SAMPLES
         try:
             return decoding.Decoding(
                 mode=_DECODING[self.mode],

@@ -1,5 +1,6 @@
 """The convert door: both directions, everything that travels along, one line per mistake."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 from jaxqa import tree
 from jaxqa.cli import convert
 from jaxqa.data.tokenizer import build_demo_tokenizer, load_tokenizer
-from jaxqa.models.qwen2_5_vl import hf_config, weights
+from jaxqa.files import weights_digest
+from jaxqa.models import safetensors_io
+from jaxqa.models.qwen2_5_vl import hf_config, hf_export, weights
 from jaxqa.models.qwen2_5_vl.config import PRESETS
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
@@ -44,6 +47,14 @@ def source(tmp_path_factory):
 
 def files(directory):
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
+
+
+def tensors(directory):
+    """Name -> type, shape and bytes of every stored tensor."""
+    found = safetensors_io.open_directory(directory)
+    return {
+        n: (t.spec, t.read(tuple(map(slice, t.spec.shape))).tobytes()) for n, t in found.items()
+    }
 
 
 def run(**flags) -> int:
@@ -99,6 +110,75 @@ def test_transformers_loads_processor_and_tokenizer(source):
     picture = np.zeros((640, 480, 3), np.uint8)
     rows, columns = images(images=[picture], return_tensors="np")["image_grid_thw"][0][1:]
     assert 0 < rows * columns * 14 * 14 <= 112 * 112
+
+
+@pytest.fixture(scope="module")
+def other(source, tmp_path_factory):
+    """A model with another vision tower, of one block more, and other pixel bounds."""
+    vision = dataclasses.replace(CONFIG.vision, depth=CONFIG.vision.depth + 1)
+    config = dataclasses.replace(CONFIG, vision=vision)
+    abstract = tree.flatten(Qwen2_5_VL(config=config).abstract_params())
+    rng = np.random.default_rng(1)
+    flat = {path: rng.standard_normal(leaf.shape, np.float32) for path, leaf in abstract.items()}
+    place = tmp_path_factory.mktemp("other") / "hf"
+    images = ImageConfig(min_pixels=28 * 28, max_pixels=84 * 84)
+    weights.save_pretrained(
+        place, config, tree.unflatten(flat), dtype="bfloat16", image_config=images
+    )
+    return place
+
+
+def test_surgery_takes_every_bit_of_either_part(source, other, tmp_path):
+    first, second, back = (tmp_path / name for name in ("first", "second", "back"))
+    assert run(input=source, vision_from=other, output=first, format="hf") == 0
+    # The other way round, from and to the other format, in both places.
+    for path, name in ((source, "a"), (other, "b")):
+        run(input=path, output=tmp_path / name, format="jaxqa")
+    joined = {"input": tmp_path / "b", "vision_from": tmp_path / "a"}
+    assert run(**joined, output=second, format="jaxqa") == 0
+    assert run(input=second, output=back, format="hf") == 0
+    stored = {path: tensors(path) for path in (source, other, first, back)}
+    for made, language, vision in ((first, source, other), (back, other, source)):
+        for name, content in stored[made].items():
+            part = vision if name.startswith("visual.") else language
+            assert content == stored[part][name], name
+        count = sum(name.startswith("visual.") for name in stored[made])
+        assert count == sum(name.startswith("visual.") for name in stored[vision])
+        depth = hf_config.read_config(vision).vision.depth
+        assert hf_config.read_config(made).vision.depth == depth
+        assert hf_config.read_image_config(made) == hf_config.read_image_config(vision)
+    assert load_tokenizer(first).encode("blur 12") == load_tokenizer(source).encode("blur 12")
+    origin = json.loads((first / "provenance.json").read_text())
+    assert origin["language_model"]["path"] == str(source)
+    assert origin["vision_tower"] == {"path": str(other), "weights": weights_digest(other)}
+    assert (second / "provenance.json").read_bytes() == (back / "provenance.json").read_bytes()
+
+
+def test_surgery_with_itself_changes_no_byte(source, tmp_path):
+    assert run(input=source, vision_from=source, output=tmp_path / "same", format="hf") == 0
+    found = files(tmp_path / "same")
+    del found["provenance.json"]
+    assert found == files(source)
+
+
+def test_parts_that_do_not_fit_are_refused(source, other, tmp_path, capsys):
+    output = tmp_path / "out"
+    run(input=other, output=tmp_path / "float", format="hf", dtype="float32")
+    capsys.readouterr()
+    assert run(input=source, vision_from=tmp_path / "float", output=output, format="hf") == 2
+    assert "is stored as float32 and the language model" in capsys.readouterr().err
+    wide = dataclasses.replace(CONFIG.vision, out_hidden_size=2 * CONFIG.vision.out_hidden_size)
+    text = dataclasses.replace(CONFIG.text, hidden_size=256, mrope_section=(8, 12, 12))
+    values = hf_export.model_config(
+        dataclasses.replace(CONFIG, vision=wide, text=text), dtype="bfloat16"
+    )
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide" / "config.json").write_text(json.dumps(values))
+    assert run(input=source, vision_from=tmp_path / "wide", output=output, format="hf") == 2
+    assert "take both from models of one size" in capsys.readouterr().err
+    assert run(input=source, vision_from=tmp_path / "no", output=output, format="hf") == 2
+    assert "no does not exist" in capsys.readouterr().err
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def test_a_model_is_asked_as_it_was_trained(finished, model, data, tmp_path):
     (own / "jaxqa.json").write_text(json.dumps(values))
     arguments = flags(own, data, tmp_path / "table.csv")
     arguments.remove("--prompt=concise")
+    arguments.remove("--max_new_tokens=12")
     run(*arguments)
     found = lines(tmp_path / "table.answers" / "own" / "kadid10k.tatar.jsonl")
     whole = lines(finished / "table.answers" / "tiny" / "kadid10k.tatar.jsonl")

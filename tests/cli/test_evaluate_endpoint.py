@@ -2,6 +2,9 @@
 
 import base64
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import tiny_model
 from chat_server import Answer, serving
 
 from jaxqa.cli import evaluate
+from jaxqa.cli.errors import FAILED_STATUS, STOPPED_STATUS
 
 SCORES = {"I03_01_01.png": 1.5, "I03_01_02.png": 3.25, "I03_01_03.png": 2.0, "I03_01_04.png": 4.5}
 
@@ -79,8 +83,8 @@ def test_bad_answers_fail_and_lost_ones_are_asked_again(data, names, tmp_path, c
 
     lost, output = True, tmp_path / "table.md"
     with serving(reply) as server:
-        assert run(server, data, output, "--retries=0") == 0
-        assert "1 answers are still missing" in capsys.readouterr().out
+        assert run(server, data, output, "--retries=0") == FAILED_STATUS
+        assert "1 answers are still missing: the endpoint failed" in capsys.readouterr().err
         assert not output.exists()
         lost = False
         asked = len(server.bodies)
@@ -88,6 +92,30 @@ def test_bad_answers_fail_and_lost_ones_are_asked_again(data, names, tmp_path, c
         assert len(server.bodies) == asked + 1
     text = output.read_text()
     assert "(3 + 1)" in text and "no <answer>...</answer>" in text
+
+
+def test_a_stopped_evaluation_does_not_look_complete(data, names, tmp_path, capfd):
+    def reply(body):
+        if not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)  # so that the others are not through before the signal is seen
+        return Answer(f"<answer>{SCORES[names[sent_image(body)]]}</answer>")
+
+    stopped, output = [], tmp_path / "table.md"
+    with serving(reply) as server:
+        assert run(server, data, output) == STOPPED_STATUS
+        assert "run the same command again to go on" in capfd.readouterr().err
+        assert not output.exists()
+        assert run(server, data, output) == 0
+    assert "(4 + 0)" in output.read_text()
+
+
+def test_mean_takes_several_samples_unless_told_otherwise(data, names, tmp_path):
+    with serving(lambda body: Answer("<answer>3.5</answer>")) as server:
+        assert run(server, data, tmp_path / "table.csv", "--decoding=mean") == 0
+        assert {body["temperature"] for body in server.bodies} == {1.0}
+    assert {len(answer["samples"]) for answer in answers_of(tmp_path / "table.csv")} == {5}
 
 
 def test_several_samples_are_averaged(data, names, tmp_path):

@@ -96,9 +96,10 @@ SIDE_FILES = (
     "video_preprocessor_config.json",
     "processor_config.json",
     "jaxqa.json",
+    "provenance.json",
     "LICENSE",
 )
-"""What travels with the weights: tokenizer, chat template, processors, prompts, licence."""
+"""What travels with the weights: tokenizer, chat template, processors, prompts, origin, licence."""
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
