@@ -183,6 +183,7 @@ def _tool_entries(
                 selection.info,
                 source=", ".join(map(str, paths)),
                 higher_is_better=name not in flags.lower_is_better,
+                elements=score_files.read_elements(paths),
             ),
             has_label_scale=False,
         )

@@ -156,7 +156,8 @@ def scores_of(entry: Entry, predictions: Sequence[Prediction]) -> Scores:
 
 def _result(entry: Entry, protocol: Protocol, settings: Settings) -> Result:
     scored = [p for p in entry.predictions if p.score is not None]
-    prepared = protocols.prepare(protocol, scores_of(entry, scored))
+    scores = scores_of(entry, scored)
+    prepared = protocols.prepare(protocol, scores)
     figures = protocols.figures(
         protocol,
         prepared,
@@ -164,6 +165,8 @@ def _result(entry: Entry, protocol: Protocol, settings: Settings) -> Result:
         level=settings.level,
         seed=settings.seed,
     )
+    elements = [(e[0], e[1]) for p in scored for e in (p.elements or {}).values()]
+    figures |= protocols.extra_figures(protocol, scores, figures, elements)
     note = prepared.note
     if note is None and figures["plcc"].value is None:
         note = _why_undefined(scored)
@@ -231,7 +234,7 @@ def _marked(results: Sequence[Result]) -> list[Result]:
     marks: list[dict[str, int]] = [{} for _ in results]
     for dataset in dict.fromkeys(result.dataset for result in results):
         rows = [i for i, result in enumerate(results) if result.dataset == dataset]
-        for metric in protocols.METRICS:
+        for metric in (*protocols.METRICS, *protocols.EXTRAS):
             for row, rank in zip(rows, _ranks([results[i] for i in rows], metric), strict=True):
                 if rank is not None:
                     marks[row][metric] = rank
@@ -240,7 +243,7 @@ def _marked(results: Sequence[Result]) -> list[Result]:
 
 def _ranks(results: Sequence[Result], metric: str) -> list[int | None]:
     """1 and 2 for the best two different values; no second among two models."""
-    sign = 1 if protocols.HIGHER_IS_BETTER[metric] else -1
+    sign = 1 if protocols.HIGHER_IS_BETTER.get(metric, True) else -1
     figures = [result.figures.get(metric, Figure(value=None)).value for result in results]
     rounded = [None if value is None else round(sign * value, DIGITS) for value in figures]
     known = sorted((value for value in rounded if value is not None), reverse=True)

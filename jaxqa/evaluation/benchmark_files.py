@@ -10,11 +10,13 @@ from typing import Any
 
 from jaxqa.errors import UserError
 from jaxqa.evaluation.benchmark import DIGITS, Benchmark, Comparison, Result
-from jaxqa.evaluation.protocols import METRICS, Figure
+from jaxqa.evaluation.protocols import METRICS, Figure, get_protocol
 from jaxqa.evaluation.table import MISSING
 from jaxqa.train.json_lines import replacing
 
 TITLES = {"plcc": "PLCC", "srcc": "SRCC", "krcc": "KRCC", "rmse": "RMSE", "mae": "MAE"}
+TITLES |= {"pairwise_accuracy": "pairwise acc.", "element_accuracy": "element acc."}
+TITLES |= {"final": "final"}
 _LISTED_FAILURES = 20
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}"})
 
@@ -159,14 +161,15 @@ def _cell(result: Result | None, mark: Mark) -> str:
 
 
 def _long(benchmark: Benchmark, protocol: str, mark: Mark) -> Table:
-    header = ["data set", "model", *(TITLES[metric] for metric in METRICS), "scored", "failed"]
+    metrics = (*METRICS, *get_protocol(protocol).extras)
+    header = ["data set", "model", *(TITLES[metric] for metric in metrics), "scored", "failed"]
     rows = []
     for dataset in benchmark.datasets:
         for result in benchmark.results:
             if (result.protocol, result.dataset) == (protocol, dataset):
                 figures = [
                     mark(_text(result.figures[m]), result.marks.get(m)) + _interval(result, m)
-                    for m in METRICS
+                    for m in metrics
                 ]
                 counts = [str(result.scored), str(result.failed)]
                 rows.append([dataset, result.model, *figures, *counts])

@@ -41,6 +41,8 @@ class Prediction:
         gave none.
       spread: standard deviation of the samples, or of the distribution over scores.
       mass: probability of all admissible numbers before it was divided out, in expected mode.
+      elements: element of the image's text -> score and truth, both in [0, 1], where a tool rates
+        elements and the data set has them (EvalMuse-40K).
     """
 
     example_id: int
@@ -56,6 +58,7 @@ class Prediction:
     samples: Sequence[float | None] | None = None
     spread: float | None = None
     mass: float | None = None
+    elements: Mapping[str, Sequence[float]] | None = None
 
     def __post_init__(self):
         if (self.score is None) == (self.error is None):

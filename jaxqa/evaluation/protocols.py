@@ -12,12 +12,17 @@ import numpy as np
 from jaxqa.errors import UserError
 from jaxqa.evaluation import tatar_quirks
 from jaxqa.metrics import bootstrap, logistic
+from jaxqa.metrics.pairwise_accuracy import pairwise_accuracy
 from jaxqa.typing import Float
 
 Vector = Float[np.ndarray, "N"]
 
 METRICS = ("plcc", "srcc", "krcc", "rmse", "mae")
 HIGHER_IS_BETTER = {"plcc": True, "srcc": True, "krcc": True, "rmse": False, "mae": False}
+
+PAIRWISE, ELEMENTS, FINAL = "pairwise_accuracy", "element_accuracy", "final"
+EXTRAS = (PAIRWISE, ELEMENTS, FINAL)
+"""Figures of single benchmarks, without intervals; higher is better."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,7 @@ class Protocol:
       mapped: metrics that are computed from the mapped scores, the others from the raw ones.
       tatar: rescale by value and rank without ties, see `tatar_quirks`.
       absolute: correlations lose their sign.
+      extras: those of `EXTRAS` that it has besides `METRICS`.
     """
 
     name: str
@@ -39,6 +45,7 @@ class Protocol:
     mapped: tuple[str, ...] = ()
     tatar: bool = False
     absolute: bool = False
+    extras: tuple[str, ...] = ()
 
 
 _PROTOCOLS = (
@@ -65,9 +72,17 @@ _PROTOCOLS = (
     ),
     Protocol(
         name="evalmuse",
-        summary="EvalMuse-40K's challenge: 4-parameter logistic with |b4| before PLCC only",
+        summary="EvalMuse-40K's challenge: 4-parameter logistic with |b4| before PLCC only; final "
+        "is a quarter of SRCC and of PLCC and half of the element accuracy",
         mapping="logistic4_abs",
         mapped=("plcc",),
+        extras=(ELEMENTS, FINAL),
+    ),
+    Protocol(
+        name="genai_bench",
+        summary="GenAI-Bench (t2v_metrics): no mapping; pairwise accuracy over all pairs of "
+        "images, ties by the threshold that suits a scorer best",
+        extras=(PAIRWISE,),
     ),
     Protocol(
         name="tatar",
@@ -186,6 +201,44 @@ def figures(
             low, high = _number(interval.low), _number(interval.high)
         found[metric] = Figure(value=value, low=low, high=high)
     return found
+
+
+def extra_figures(
+    protocol: Protocol,
+    scores: Scores,
+    found: Mapping[str, Figure],
+    elements: Sequence[tuple[float, float]],
+) -> dict[str, Figure]:
+    """The protocol's extras.
+
+    EvalMuse's elements are the parts of a text (objects, colours, ...) that a picture shows or not.
+    One is right where score and mean of the raters lie on the same side of 0.5; the accuracy counts
+    elements, not images. A scorer that says nothing about elements has no final score.
+
+    Args:
+      protocol: names them.
+      scores: as for `prepare`.
+      found: the protocol's other figures.
+      elements: score and truth of every element that has both, over all images.
+    """
+    extras: dict[str, Figure] = {}
+    if PAIRWISE in protocol.extras:
+        value = pairwise_accuracy(scores.values, scores.labels).value
+        extras[PAIRWISE] = Figure(value=_number(value))
+    if ELEMENTS in protocol.extras:
+        right = [(score >= 0.5) == (truth >= 0.5) for score, truth in elements]
+        accuracy = sum(right) / len(right) if right else None
+        parts = (found["srcc"].value, found["plcc"].value, accuracy)
+        extras[ELEMENTS] = Figure(value=accuracy)
+        extras[FINAL] = Figure(value=_final(*parts))
+    return extras
+
+
+def _final(srcc: float | None, plcc: float | None, accuracy: float | None) -> float | None:
+    """NTIRE 2025, track 1 (alignment): the weights of the challenge."""
+    if srcc is None or plcc is None or accuracy is None:
+        return None
+    return 0.25 * srcc + 0.25 * plcc + 0.5 * accuracy
 
 
 def _correlate_without_ties(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -3,18 +3,24 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxqa.data.records import DatasetInfo, Example
 from jaxqa.errors import UserError
 from jaxqa.evaluation.evaluator import Prediction
 
 PATH_COLUMNS = ("path", "image", "img_path", "image_path", "name", "filename", "img_name")
-SCORE_COLUMNS = ("score", "pred", "prediction", "pred_score", "quality")
+SCORE_COLUMNS = ("score", "pred", "prediction", "pred_score", "quality", "total_score")
+ELEMENT_COLUMN = "element_score"
+"""Of EvalMuse-40K's labels and of its challenge's result files: element of the text -> score."""
+
+Elements = dict[str, float]
+_Found = TypeVar("_Found")
 
 _ABSENT = object()
+_JSON = (".jsonl", ".json")
 
 
 def read_scores(paths: Sequence[Path]) -> dict[str, float]:
@@ -26,7 +32,7 @@ def read_scores(paths: Sequence[Path]) -> dict[str, float]:
     scores: dict[str, float] = {}
     for path in paths:
         before = len(scores)
-        for number, (name, value) in enumerate(_rows(path), start=1):
+        for number, (name, value, _) in enumerate(_rows(path), start=1):
             score = _number(value)
             if score is not None and scores.setdefault(name, score) != score:
                 raise UserError(
@@ -38,6 +44,30 @@ def read_scores(paths: Sequence[Path]) -> dict[str, float]:
     return scores
 
 
+def read_elements(paths: Sequence[Path]) -> dict[str, Elements]:
+    """Image path as the files write it -> element -> score in [0, 1], where files hold any.
+
+    Raises:
+      UserError: as `read_scores`; or elements that are no object of numbers from 0 to 1.
+    """
+    found: dict[str, Elements] = {}
+    for path in paths:
+        for number, (name, _, record) in enumerate(_rows(path), start=1):
+            given = record.get(ELEMENT_COLUMN)
+            if given is None or path.suffix not in _JSON:
+                continue
+            scores = given.values() if isinstance(given, dict) else (None,)
+            if not all(
+                (score := _number(value)) is not None and 0 <= score <= 1 for value in scores
+            ):
+                raise UserError(
+                    f"{path}, row {number}: {ELEMENT_COLUMN} is {given!r}; expected an object of "
+                    "numbers from 0 to 1 by element"
+                )
+            found[name] = {element: float(value) for element, value in given.items()}
+    return found
+
+
 def match_scores(
     scores: dict[str, float],
     examples: Sequence[Example],
@@ -45,6 +75,7 @@ def match_scores(
     *,
     source: str,
     higher_is_better: bool = True,
+    elements: Mapping[str, Elements] | None = None,
 ) -> list[Prediction]:
     """A prediction for each example; an image that the file lacks is a failure, and is counted.
 
@@ -56,6 +87,7 @@ def match_scores(
       UserError: none of the images is in the file.
     """
     by_end = _by_end(scores)
+    elements_by_end = _by_end(elements or {})
     sign = 1.0 if higher_is_better == info.higher_is_better else -1.0
     predictions, found = [], 0
     for example in examples:
@@ -71,6 +103,7 @@ def match_scores(
                 text="",
                 error=None if score is not None else f"{source} has no score for it",
                 answer=score,
+                elements=_judged(_find(elements_by_end, Path(str(example.image))), example),
             )
         )
     if not found:
@@ -82,14 +115,32 @@ def match_scores(
     return predictions
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _judged(scores: Elements | None, example: Example) -> dict[str, tuple[float, float]] | None:
+    """Score and truth, the mean of the raters, of the elements that have both."""
+    truths = example.metadata.get(ELEMENT_COLUMN)
+    if not scores or not isinstance(truths, dict):
+        return None
+    found = {}
+    for element, ratings in truths.items():
+        numbers = [
+            n
+            for r in (ratings if isinstance(ratings, list) else [ratings])
+            if (n := _number(r)) is not None
+        ]
+        if element in scores and numbers:
+            found[element] = (scores[element], math.fsum(numbers) / len(numbers))
+    return found
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Name, score and the whole row."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text; expected CSV or JSON lines") from error
     except OSError as error:
         raise UserError(f"cannot read the scores in {path}: {error.strerror}") from error
-    records = _json_lines(path, text) if path.suffix in (".jsonl", ".json") else _csv(path, text)
+    records = _json_lines(path, text) if path.suffix in _JSON else _csv(path, text)
     for record in records:
         name = next((record[n] for n in PATH_COLUMNS if n in record), None)
         value = next((record[n] for n in SCORE_COLUMNS if n in record), _ABSENT)
@@ -98,7 +149,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                 f"{path}: found the columns {', '.join(map(str, record))}; expected one of "
                 f"{', '.join(PATH_COLUMNS)} and one of {', '.join(SCORE_COLUMNS)}"
             )
-        yield str(name).strip(), value
+        yield str(name).strip(), value, record
 
 
 def _csv(path: Path, text: str) -> Iterator[dict[str, Any]]:
@@ -127,9 +178,9 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _by_end(scores: dict[str, float]) -> dict[tuple[str, ...], float | None]:
+def _by_end(scores: Mapping[str, _Found]) -> dict[tuple[str, ...], _Found | None]:
     """Every path's last parts -> its score; None where several paths end alike."""
-    ends: dict[tuple[str, ...], float | None] = {}
+    ends: dict[tuple[str, ...], _Found | None] = {}
     for name, score in scores.items():
         parts = Path(name.replace("\\", "/")).parts
         for start in range(len(parts)):
@@ -138,7 +189,7 @@ def _by_end(scores: dict[str, float]) -> dict[tuple[str, ...], float | None]:
     return ends
 
 
-def _find(by_end: dict[tuple[str, ...], float | None], path: Path) -> float | None:
+def _find(by_end: Mapping[tuple[str, ...], _Found | None], path: Path) -> _Found | None:
     for start in range(len(path.parts)):
         score = by_end.get(path.parts[start:])
         if score is not None:

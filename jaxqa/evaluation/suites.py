@@ -82,6 +82,20 @@ _SUITES = (
         protocol="raw",
         source="OmniQuality-R, tables 1 to 3; it names data sets and leaves their splits open",
     ),
+    Suite(
+        name="genai_bench",
+        groups={"all": ("genai_bench_1600:whole",)},
+        protocol="genai_bench",
+        source="GenAI-Bench's own figures (t2v_metrics) on the benchmark of 1,600 prompts; give "
+        "--dataset=genai_bench_527:whole for that of 527",
+    ),
+    Suite(
+        name="evalmuse",
+        groups={"all": ("evalmuse40k:test",)},
+        protocol="evalmuse",
+        source="NTIRE 2025, track 1 (alignment); its final score needs scores of elements, which "
+        "come in a tool's JSON file (--scores) with total_score and element_score",
+    ),
 )
 SUITES: Mapping[str, Suite] = {suite.name: suite for suite in _SUITES}
 

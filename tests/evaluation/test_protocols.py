@@ -165,7 +165,8 @@ def test_intervals_surround_their_figures():
 
 def test_names():
     assert {"raw", "deqa", "pyiqa", "tatar", "evalmuse"} <= PROTOCOLS.keys()
-    assert suites.SUITES.keys() == {"tatar", "rali", "ract", "aes_r1", "omniquality_r"}
+    papers = {"tatar", "rali", "ract", "aes_r1", "omniquality_r"}
+    assert suites.SUITES.keys() == papers | {"genai_bench", "evalmuse"}
     with pytest.raises(UserError, match="unknown protocol 'qalign'; expected one of raw, deqa"):
         protocols.get_protocol("qalign")
     with pytest.raises(UserError, match="unknown suite 'x'; expected one of tatar, rali"):
@@ -178,3 +179,31 @@ def test_names():
         assert len(set(suite.datasets)) == len(suite.datasets)
     assert [len(suites.SUITES[name].datasets) for name in ("tatar", "rali", "ract")] == [8, 7, 8]
     assert [len(suites.SUITES[name].datasets) for name in ("aes_r1", "omniquality_r")] == [5, 12]
+
+
+def extras(name, given, elements=()):
+    protocol = PROTOCOLS[name]
+    found = protocols.figures(protocol, protocols.prepare(protocol, given), resamples=0)
+    return found, protocols.extra_figures(protocol, given, found, elements)
+
+
+def test_evalmuse_final_score_weighs_three_figures():
+    elements = [(0.9, 1.0), (0.4, 0.0), (0.5, 2 / 3), (0.49, 2 / 3), (0.2, 0.5)]
+    found, more = extras("evalmuse", scores(), elements)
+    assert more["element_accuracy"].value == 3 / 5  # 0.5 counts as shown, on both sides
+    expected = 0.25 * found["srcc"].value + 0.25 * found["plcc"].value + 0.5 * 3 / 5
+    assert more["final"].value == pytest.approx(expected, abs=1e-15)
+    assert extras("evalmuse", scores())[1] == {
+        "element_accuracy": protocols.Figure(value=None),
+        "final": protocols.Figure(value=None),
+    }
+    none = Scores(values=np.ones(3), labels=np.arange(3.0), answers=np.ones(3))
+    assert extras("evalmuse", none, elements)[1]["final"].value is None
+
+
+def test_genai_bench_has_pairwise_accuracy_and_the_others_have_not():
+    given = Scores(
+        values=np.array([1.0, 1.1, 3.0]), labels=np.array([1.0, 1.0, 2.0]), answers=np.zeros(3)
+    )
+    assert extras("genai_bench", given)[1]["pairwise_accuracy"].value == 1
+    assert extras("raw", given)[1] == {}

@@ -1,5 +1,6 @@
 """Other tools' scores: formats, and how images are found in them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from jaxqa.data.records import Example
 from jaxqa.data.registry import dataset_info
 from jaxqa.errors import UserError
-from jaxqa.evaluation.score_files import match_scores, read_scores
+from jaxqa.evaluation.score_files import match_scores, read_elements, read_scores
 
 INFO = dataset_info("kadid10k")
 
@@ -80,3 +81,34 @@ def test_bad_files_are_named(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read_scores([tmp_path / name])
     assert name in str(caught.value)
+
+
+def test_scores_of_elements_meet_their_ratings(tmp_path):
+    path = tmp_path / "result.json"
+    rows = [
+        {
+            "img_path": "SD/1.png",
+            "total_score": 3.5,
+            "element_score": {"cat (animal)": 0.8, "x": 0},
+        },
+        {"img_path": "SD/2.png", "total_score": 2},
+    ]
+    path.write_text(json.dumps(rows))
+    truths = {"cat (animal)": [1, 0, 1], "red (color)": [0], "x": None}
+    examples = [
+        dataclasses.replace(example(number, f"/data/SD/{number}.png"), metadata=metadata)
+        for number, metadata in ((1, {"element_score": truths}), (2, {"element_score": truths}))
+    ]
+    first, second = match_scores(
+        read_scores([path]), examples, INFO, source="x", elements=read_elements([path])
+    )
+    assert (first.score, second.score) == (3.5, 2)
+    assert first.elements == {"cat (animal)": (0.8, 2 / 3)} and second.elements is None
+
+
+@pytest.mark.parametrize("bad", [[1], {"cat": 1.5}, {"cat": "no"}, "cat"])
+def test_elements_that_are_no_numbers_from_0_to_1(tmp_path, bad):
+    path = tmp_path / "result.jsonl"
+    path.write_text(json.dumps({"img_path": "1.png", "total_score": 3, "element_score": bad}))
+    with pytest.raises(UserError, match="row 1: element_score is .* numbers from 0 to 1"):
+        read_elements([path])
