@@ -76,13 +76,13 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("overrides", nargs="*", help="for both runs, for example to shrink them")
     options = parser.parse_args()
-    if options.workdir is None and not options.table:
-        parser.error("--workdir is needed, except with --table")
+    workdir: Path | None = options.workdir
     left = 0 if options.table else options.rows or sys.maxsize
     for seed in range(options.seeds):
         if left > 0 and seed not in {row["seed"] for row in read_rows(options.results)}:
-            row = run(options.workdir.absolute(), seed, options.overrides)
-            append(options.results, row)
+            if workdir is None:
+                parser.error("--workdir is needed, except with --table")
+            append(options.results, run(workdir.absolute(), seed, options.overrides))
             left -= 1
     print(tables(read_rows(options.results)))
     return 0
