@@ -13,7 +13,7 @@ LAYERS = (
     ("data", "sampling", "objectives"),
     ("train", "scoring"),
     ("reasoning", "distill", "evaluation"),
-    ("serving",),
+    ("serving", "selection"),
     ("stages",),
     ("cli",),
 )

@@ -9,6 +9,8 @@ DOORS = {
     "evaluate": "compare models and tools on labelled data sets",
     "score": "score images: files, folders, patterns, lists",
     "compare": "say which of two images is better",
+    "best-of-n": "choose the best of several images of each prompt, or make better ones",
+    "tabulate": "tabulate result files of GenEval and T2I-CompBench",
     "serve": "answer scoring requests over HTTP",
     "analyse": "draw what models do, from the answers of an evaluation",
     "generate": "write completions for images and a prompt",
@@ -21,11 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Open the door named by the first argument; return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] not in DOORS:
-        lines = "\n".join(f"  {name:<10}{purpose}" for name, purpose in DOORS.items())
+        lines = "\n".join(f"  {name:<11}{purpose}" for name, purpose in DOORS.items())
         wanted = arguments[:1] in (["-h"], ["--help"])
         print(f"usage: jaxqa NAME ...\n\n{lines}", file=sys.stdout if wanted else sys.stderr)
         return 0 if wanted else 2
-    return importlib.import_module(f"jaxqa.cli.{arguments[0]}").main(arguments[1:])
+    module = arguments[0].replace("-", "_")
+    return importlib.import_module(f"jaxqa.cli.{module}").main(arguments[1:])
 
 
 if __name__ == "__main__":

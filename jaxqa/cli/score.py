@@ -61,6 +61,23 @@ def load_scorer(flags: argparse.Namespace) -> "tuple[ImageScorer, Question]":
     Raises:
       UserError: no model, or one that cannot be asked so.
     """
+    scorer, named = load_model(flags, flags.model)
+    question = scorer.question(
+        flags.task or named,
+        flags.mode,
+        samples=flags.samples,
+        temperature=flags.temperature,
+        seed=flags.seed,
+    )
+    return scorer, question
+
+
+def load_model(flags: argparse.Namespace, path: Path) -> "tuple[ImageScorer, str | None]":
+    """A model, and the task of the prompt that --prompt names without a task.
+
+    Raises:
+      UserError: no model, or prompts that it cannot be asked.
+    """
     # Imported late: a wrong path or flag is answered before JAX is loaded.
     from jaxqa.evaluation.selection import parse_prompts
     from jaxqa.serving import loading
@@ -79,16 +96,8 @@ def load_scorer(flags: argparse.Namespace) -> "tuple[ImageScorer, Question]":
         mesh=MeshConfig(data=-1, fsdp=flags.fsdp, tensor=flags.tensor),
         block_rows=flags.block_rows,
     )
-    scorer = loading.load(flags.model, options=options, workers=flags.workers)
-    task = flags.task or (unnamed.task if unnamed else None)
-    question = scorer.question(
-        task,
-        flags.mode,
-        samples=flags.samples,
-        temperature=flags.temperature,
-        seed=flags.seed,
-    )
-    return scorer, question
+    scorer = loading.load(path, options=options, workers=flags.workers)
+    return scorer, unnamed.task if unnamed else None
 
 
 def _output(flags: argparse.Namespace) -> Path | None:

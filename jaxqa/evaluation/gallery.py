@@ -59,8 +59,10 @@ def choose_groups(
     ]
 
 
-def thumbnail(workdir: Path, image: str) -> str | None:
+def thumbnail(workdir: Path, image: str, *, side: int = THUMBNAIL_SIDE) -> str | None:
     """A small JPEG of a file as a data URI; None if the file is missing or no image.
+
+    No longer than `side` pixels on either side.
 
     The picture is decoded and encoded again, so nothing of the file but its pixels gets through.
     """
@@ -69,7 +71,7 @@ def thumbnail(workdir: Path, image: str) -> str | None:
     except UserError:
         return None
     picture = Image.fromarray(pixels)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     encoded = b""
     for quality in _QUALITIES:
         buffer = io.BytesIO()

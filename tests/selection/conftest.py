@@ -1,0 +1,7 @@
+"""Let the tests of this folder import what other folders' tests share."""
+
+import sys
+from pathlib import Path
+
+for folder in ("selection", "scoring"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))

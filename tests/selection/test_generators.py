@@ -1,0 +1,231 @@
+"""Commands, functions and pipelines that make images."""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from judge_stand_in import lighten, paint, write_picture
+from PIL import Image
+
+from jaxqa.errors import UserError
+from jaxqa.selection import python_generators
+from jaxqa.selection.commands import Command
+from jaxqa.selection.generators import GenerationError, Request, produce
+from jaxqa.selection.python_generators import Function, Pipeline
+
+HOSTILE = "$(touch pwned) `touch pwned`; touch pwned | \"'\n -rf * {output} {seed} é \\"
+ECHO = (
+    "import sys, json; from PIL import Image; "
+    "Image.new('RGB', (4, 4)).save(sys.argv[1]); "
+    "open(sys.argv[1] + '.json', 'w').write(json.dumps(sys.argv[1:]))"
+)
+
+
+def request(**fields):
+    return Request(**{"prompt": "a cat", "seed": 7, "number": 3, **fields})
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_nothing_in_a_prompt_becomes_code(tmp_path, monkeypatch, shell):
+    import json
+
+    monkeypatch.chdir(tmp_path)
+    template = f'{sys.executable} -c "{ECHO}" {{output}} {{prompt}} --seed={{seed}} {{n}} {{image}}'
+    command = Command(template, shell=shell, edits=True)
+    output = tmp_path / "out put.png"
+    command.make(request(prompt=HOSTILE, image=Path("a b.png")), output)
+    written = json.loads(Path(f"{output}.json").read_text())
+    assert written == [str(output), HOSTILE, "--seed=7", "3", "a b.png"]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_shell_may_redirect(tmp_path):
+    write_picture(tmp_path / "a.png", 9)
+    command = Command(f"cat '{tmp_path}/a.png' > {{output}} && : {{prompt}}", shell=True)
+    command.make(request(prompt=HOSTILE), tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("false {prompt} {output}", "exit status 1"),
+        ("sh -c 'echo one; echo the reason >&2; exit 3' {prompt} {output}", "3: the reason"),
+        ("true {prompt} {output}", "wrote no {output}"),
+        ("no-such-program {prompt} {output}", "cannot start no-such-program"),
+    ],
+)
+def test_commands_that_fail(tmp_path, template, message):
+    with pytest.raises(GenerationError, match=message):
+        Command(template).make(request(), tmp_path / "out.png")
+
+
+def test_a_command_that_takes_too_long_is_killed_with_its_children(tmp_path):
+    mark = tmp_path / "mark"
+    script = f"(sleep 2; touch {mark}) & sleep 60"
+    command = Command(f"sh -c '{script}' {{prompt}} {{output}}", timeout=0.3)
+    begun = time.monotonic()
+    with pytest.raises(GenerationError, match="not done after 0.3 s"):
+        command.make(request(), tmp_path / "out.png")
+    assert time.monotonic() - begun < 10
+    time.sleep(2.2)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "edits", "message"),
+    [
+        ("make {output}", False, "lacks {prompt}"),
+        ("make {prompt}", False, "lacks {output}"),
+        ("make {prompt} {output}", True, "lacks {image}"),
+        ("make {prompt} {output} {image}", False, "none in the first round"),
+        ("make '{prompt} {output}", False, "close the quotes"),
+    ],
+)
+def test_templates_that_cannot_be_meant(template, edits, message):
+    with pytest.raises(UserError, match=message):
+        Command(template, edits=edits)
+
+
+def test_functions_take_what_they_name(tmp_path):
+    output = tmp_path / "out.png"
+    Function(paint).make(request(), output)
+    assert Image.open(output).getpixel((0, 0)) == paint("a cat", 7).getpixel((0, 0))
+    start = write_picture(tmp_path / "start.png", 101)
+    Function(lighten, edits=True).make(request(image=start), output)
+    assert Image.open(output).getpixel((0, 0)) == (178, 178, 178)
+    seen = {}
+
+    def writes(prompt, output, **rest):
+        seen.update(rest)
+        shutil.copy(start, output)
+
+    Function(writes).make(request(), output)
+    assert seen == {"seed": 7, "n": 3, "image": None}
+    assert output.read_bytes() == start.read_bytes()
+    floats = np.full((3, 4, 5), 0.5, np.float32)  # channels first, as tensors are
+    Function(lambda prompt: floats).make(request(), output)
+    assert np.asarray(Image.open(output)).shape == (4, 5, 3)
+
+
+def fails(error):
+    def function(prompt):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (fails(RuntimeError("out of memory")), "RuntimeError: out of memory"),
+        (lambda prompt: None, "wrote no output"),
+        (lambda prompt: np.full((4, 4, 3), 9.0), "expected values from 0 to 1"),
+        (lambda prompt: b"no image", "no image found"),
+        (lambda prompt: 3, "is a int"),
+    ],
+)
+def test_functions_that_fail(tmp_path, function, message):
+    with pytest.raises(GenerationError, match=message):
+        produce(Function(function), request(), tmp_path / "out.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bugs_of_functions_are_not_hidden(tmp_path):
+    with pytest.raises(KeyError):
+        produce(Function(fails(KeyError("x"))), request(), tmp_path / "out.png")
+
+
+def test_functions_that_cannot_be_called():
+    with pytest.raises(UserError, match="parameters text; expected prompt"):
+        Function(lambda text: None)
+    with pytest.raises(UserError, match="parameters prompt; expected image, prompt"):
+        Function(lambda prompt: None, edits=True)
+    for text, message in [
+        ("judge_stand_in", "expected MODULE:FUNCTION"),
+        ("judge_stand_in:nobody", "nobody"),
+        ("no_such_module:f", "No module"),
+        ("judge_stand_in:RANGES", "is a dict"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            python_generators.load_function(text)
+    assert python_generators.load_function("judge_stand_in:paint").description == (
+        "callable=judge_stand_in:paint"
+    )
+
+
+def test_an_image_takes_its_name_when_it_is_whole(tmp_path):
+    output = tmp_path / "new" / "00003.png"
+
+    def half(prompt, output):
+        assert output.suffix == ".png" and output.name != "00003.png"
+        output.write_bytes(b"\x89PNG\r\n\x1a\n half")
+
+    with pytest.raises(GenerationError, match="the image that was made: "):
+        produce(Function(half), request(), output)
+    assert list(output.parent.iterdir()) == []
+    produce(Function(paint), request(), output)
+    assert list(output.parent.iterdir()) == [output]
+
+
+class StandInPipeline:
+    """Called as a diffusers pipeline is."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, prompt, generator, num_images_per_prompt, **options):
+        import torch
+
+        self.calls.append((prompt, num_images_per_prompt, options))
+        noise = torch.rand((4, 4, 3), generator=generator).numpy()
+        return SimpleNamespace(images=[Image.fromarray((noise * 255).astype(np.uint8))])
+
+
+@pytest.mark.torch
+def test_pipelines_are_called_as_diffusers_does(tmp_path):
+    pytest.importorskip("torch", reason="needs torch")
+    pipeline = StandInPipeline()
+    maker = Pipeline(pipeline, options={"num_inference_steps": 2})
+    paths = [tmp_path / f"{n}.png" for n in range(3)]
+    for path, seed in zip(paths, (5, 5, 6), strict=True):
+        maker.make(request(seed=seed), path)
+    same, again, other = (path.read_bytes() for path in paths)
+    assert same == again != other
+    assert pipeline.calls[0] == ("a cat", 1, {"num_inference_steps": 2})
+    start = write_picture(tmp_path / "start.png", 101)
+    Pipeline(pipeline, edits=True).make(request(image=start), paths[0])
+    assert pipeline.calls[-1][2]["image"].getpixel((0, 0)) == (101, 101, 101)
+    assert Pipeline(pipeline).description == "diffusers=StandInPipeline()"
+
+
+def test_without_diffusers_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(UserError, match="diffusers is not installed: `pip install 'jaxqa"):
+        python_generators.load_pipeline("x")
+
+
+@pytest.mark.torch
+def test_a_real_pipeline(tmp_path):
+    diffusers = pytest.importorskip("diffusers", reason="needs diffusers")
+    from torch import manual_seed
+
+    manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8, in_channels=3, out_channels=3, layers_per_block=1,
+        block_out_channels=(4, 8), norm_num_groups=2,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    scheduler = diffusers.DDIMScheduler()
+    diffusers.DDIMPipeline(unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "pipeline")
+    with pytest.raises(UserError, match="no pipeline of diffusers"):
+        python_generators.load_pipeline(str(tmp_path))
+    with pytest.raises(UserError, match="is not a folder"):
+        python_generators.load_pipeline("some/hub-name")
+    assert os.listdir(tmp_path) == ["pipeline"]
