@@ -13,7 +13,9 @@ from jaxqa.cli.model_names import name_of_directory
 from jaxqa.errors import UserError
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-_MEGABYTE = 2**20
+_MEGABYTE, _MEGAPIXEL = 2**20, 10**6
+_BODIES_HELD = 8
+"""So many of the largest requests may wait at a time; of small ones, very many."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +37,11 @@ def serve(argv: Sequence[str] | None) -> int:
             "clients must send, or listen on 127.0.0.1"
         )
     sizes = [_size(text) for text in flags.warm_up]
+    if flags.max_megapixels < 1:
+        raise UserError(f"--max_megapixels={flags.max_megapixels}: expected at least 1")
     uvicorn = _uvicorn()
     from jaxqa.cli.score import load_scorer  # here: it loads JAX
+    from jaxqa.data.images import DecodeLimits
     from jaxqa.serving.app import make_app
     from jaxqa.serving.batcher import BatcherConfig
     from jaxqa.serving.heads import punctual
@@ -44,6 +49,7 @@ def serve(argv: Sequence[str] | None) -> int:
 
     limits = ServerLimits(
         max_body_bytes=flags.max_body_mb * _MEGABYTE,
+        max_held_bytes=_BODIES_HELD * flags.max_body_mb * _MEGABYTE,
         max_images=flags.max_images,
         timeout=flags.timeout,
         allow_urls=flags.allow_urls,
@@ -55,6 +61,9 @@ def serve(argv: Sequence[str] | None) -> int:
         blocks=flags.batch_size,
     )
     scorer, question = load_scorer(flags)
+    scorer.limits = DecodeLimits(
+        max_bytes=limits.max_body_bytes, max_pixels=flags.max_megapixels * _MEGAPIXEL
+    )
     service = Service(
         scorer,
         name=flags.name or name_of_directory(flags.model),
@@ -141,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     limits = flags.add_argument_group("limits")
     limits.add_argument("--max_body_mb", type=int, default=64, help="of a request (default 64)")
     limits.add_argument("--max_images", type=int, default=64, help="in a request (default 64)")
+    limits.add_argument("--max_megapixels", type=int, default=64, help="of an image (default 64)")
     limits.add_argument("--max_queue", type=int, default=1024, help="waiting images (default 1024)")
     limits.add_argument("--max_connections", type=int, default=512, help="at a time (default 512)")
     limits.add_argument("--timeout", type=float, default=120.0, help="seconds (default 120)")

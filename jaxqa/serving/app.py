@@ -61,6 +61,7 @@ def make_app(
         app,
         key=key,
         max_body_bytes=service.limits.max_body_bytes,
+        max_held_bytes=service.limits.max_held_bytes,
         read_timeout=service.limits.read_timeout,
         measures=measures,
         reads=web.open_paths() if ui else (),

@@ -24,6 +24,7 @@ class Guard:
         *,
         key: str | None,
         max_body_bytes: int,
+        max_held_bytes: int,
         read_timeout: float,
         measures: Measures,
         reads: Collection[str] = (),
@@ -35,11 +36,13 @@ class Guard:
           key: what clients must send as `Authorization: Bearer KEY`; None lets everyone in.
           reads: paths that may be read (GET) without a key, beside `OPEN_PATHS`.
           max_body_bytes: of a request.
+          max_held_bytes: of all requests together that have no answer yet.
           read_timeout: seconds in which the whole body must have come.
           measures: where requests are counted.
         """
         self._app, self._key = app, key
         self._max_body_bytes, self._read_timeout = max_body_bytes, read_timeout
+        self._max_held_bytes, self._held_bytes = max_held_bytes, 0
         self._measures, self._reads = measures, frozenset(reads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,18 +69,32 @@ class Guard:
             await refuse(send, 401, "no valid key; send it as `Authorization: Bearer KEY`")
             return
         declared = headers.get(b"content-length", b"0")
-        too_large = f"the request is larger than {self._max_body_bytes} bytes"
         if not declared.isdigit() or int(declared) > self._max_body_bytes:
-            await refuse(send, 413, too_large)
+            await self._refuse_large(send)
             return
+        parts: list[bytes] = []
         try:
-            body = await asyncio.wait_for(self._body(receive), self._read_timeout)
+            await self._pass_on(scope, receive, send, parts)
+        finally:
+            self._held_bytes -= sum(map(len, parts))
+
+    async def _pass_on(
+        self, scope: Scope, receive: Receive, send: Send, parts: list[bytes]
+    ) -> None:
+        """Let the application answer, once the whole body is in `parts`."""
+        try:
+            await asyncio.wait_for(self._read(receive, parts), self._read_timeout)
         except TimeoutError:
             await refuse(send, 408, f"the request did not come within {self._read_timeout:g} s")
             return
-        if body is None:
-            await refuse(send, 413, too_large)
+        except _TooLarge:
+            await self._refuse_large(send)
             return
+        except _TooMuch:
+            busy = "the server holds as many requests as it can; try again in 1 s"
+            await refuse(send, 429, busy, retry_after=1)
+            return
+        body = b"".join(parts)
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
@@ -93,22 +110,36 @@ class Guard:
         sent = headers.get(b"authorization", b"")
         return hmac.compare_digest(sent, b"Bearer " + self._key.encode())
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; None if it is too large."""
-        parts, size = [], 0
+    async def _read(self, receive: Receive, parts: list[bytes]) -> None:
+        """Put the body into `parts`, and count it."""
+        size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return b"".join(parts)
+                return
             parts.append(message.get("body", b""))
             size += len(parts[-1])
+            self._held_bytes += len(parts[-1])
             if size > self._max_body_bytes:
-                return None
+                raise _TooLarge
+            if self._held_bytes > self._max_held_bytes:
+                raise _TooMuch
             if not message.get("more_body", False):
-                return b"".join(parts)
+                return
+
+    async def _refuse_large(self, send: Send) -> None:
+        await refuse(send, 413, f"the request is larger than {self._max_body_bytes} bytes")
 
 
-async def refuse(send: Send, status: int, message: str) -> None:
+class _TooLarge(Exception):
+    """One request is too large."""
+
+
+class _TooMuch(Exception):
+    """All requests together are."""
+
+
+async def refuse(send: Send, status: int, message: str, *, retry_after: int | None = None) -> None:
     """Send an error as every protocol of this server words it; the connection ends."""
     body = json.dumps(error_body(status, message)).encode()
     headers = [
@@ -116,6 +147,8 @@ async def refuse(send: Send, status: int, message: str) -> None:
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
     ]
+    if retry_after is not None:
+        headers.append((b"retry-after", str(retry_after).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -33,6 +33,7 @@ class ServerLimits:
 
     Attributes:
       max_body_bytes: of a request.
+      max_held_bytes: of all requests together that wait for their answers.
       max_images: in a request.
       max_prompt_length: characters of a text.
       timeout: seconds that an answer may take, queue included.
@@ -41,6 +42,7 @@ class ServerLimits:
     """
 
     max_body_bytes: int = 64 * 2**20
+    max_held_bytes: int = 512 * 2**20
     max_images: int = 64
     max_prompt_length: int = 4000
     timeout: float = 120.0
@@ -50,6 +52,11 @@ class ServerLimits:
     def __post_init__(self):
         if min(self.max_body_bytes, self.max_images, self.max_prompt_length) < 1:
             raise UserError(f"{self}: expected limits of at least 1")
+        if self.max_held_bytes < self.max_body_bytes:
+            raise UserError(
+                f"max_held_bytes is {self.max_held_bytes}; expected at least the "
+                f"{self.max_body_bytes} of one request"
+            )
         if not (self.timeout > 0 and self.read_timeout > 0):
             raise UserError(f"{self}: expected timeouts above 0")
 

@@ -174,7 +174,7 @@ def test_wrong_requests(server, body, message):
 def test_bombs_and_large_bodies(server):
     status, found = ask(f"{server}/v1/score", {"images": [b64(png(1, (101, 100)))]})
     assert status == 200 and "10000" in found["errors"][0]
-    with running(max_body_bytes=1000) as small:
+    with running(max_body_bytes=1000, max_held_bytes=9000) as small:
         assert ask(f"{small}/v1/score", b"x" * 1001)[0] == 413
         chunks = http.client.HTTPConnection(small.removeprefix("http://"), timeout=10)
         chunks.request("POST", "/v1/score", iter([b"x" * 600] * 2), encode_chunked=True,
@@ -182,6 +182,26 @@ def test_bombs_and_large_bodies(server):
         assert chunks.getresponse().status == 413
         chunks.close()
         assert ask(f"{small}/v1/score", {"images": ["AAAA"]})[0] == 200
+
+
+def test_all_bodies_together_are_bounded():
+    """One client after another sends half of a request; there is room for two such."""
+    with running(max_body_bytes=1000, max_held_bytes=1300, read_timeout=2.0) as url:
+        host, port = url.removeprefix("http://").split(":")
+        head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 700\r\n\r\n"
+        with contextlib.ExitStack() as stack:
+            slow = [
+                stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+                for _ in range(3)
+            ]
+            for connection in slow:
+                connection.sendall(head + b" " * 600)
+                time.sleep(0.1)
+            reply = slow[2].recv(1000)
+            assert b" 429 " in reply and b"retry-after: 1" in reply
+            assert b" 408 " in slow[0].recv(1000) and b" 408 " in slow[1].recv(1000)
+        assert ask(f"{url}/v1/score", {"images": ["AAAA"]})[0] == 200  # they hold nothing any more
+        assert ask(f"{url}/v1/score", b" " * 900 + b"{}")[0] == 400
 
 
 def test_slow_clients_are_left(server):
@@ -340,6 +360,7 @@ def test_64_clients_with_good_and_hostile_requests(server):
     [
         (["--host=0.0.0.0"], "set JAXQA_API_KEY to the key that clients must send"),
         (["--warm_up=big"], "expected WIDTHxHEIGHT"),
+        (["--max_megapixels=0"], "expected at least 1"),
         ([], "nowhere is not a directory"),
     ],
 )
@@ -392,7 +413,15 @@ def test_sigterm_finishes_what_was_taken(tmp_path):
 def test_the_launcher_opens_the_door():
     command = [sys.executable, str(LAUNCHER), "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    for flag in ("--model", "--port", "--flow_grpo", "--max_queue", "--api_key_env"):
+    for flag in (
+        "--model",
+        "--port",
+        "--flow_grpo",
+        "--ui",
+        "--max_megapixels",
+        "--max_queue",
+        "--api_key_env",
+    ):
         assert flag in result.stdout
 
 

@@ -126,7 +126,7 @@ function verdict(found) {
   }[found.choice];
   const isShown = found.method === "prompt";
   return [
-    h("p", { class: "headline" }, headline),
+    h("h2", { class: "headline" }, headline),
     isShown || found.preference === 0.5 ? balance(found.preference) : null,
     isShown ? orders(found) : apart(found),
     ...found.rationales.map((text, place) => reason(text, isShown, place)),

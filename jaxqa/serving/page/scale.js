@@ -74,7 +74,8 @@ function across(value, [low, high]) {
 function bars(bins, plot) {
   const most = Math.max(...bins);
   return bins.map((share, bin) => {
-    const height = share < NOTHING ? 0 : Math.max(1, ((plot - HEADROOM) * share) / most);
+    if (share < NOTHING) return null;
+    const height = Math.max(1, ((plot - HEADROOM) * share) / most);
     return svg("rect", {
       class: "bar",
       x: `${(100 * (bin + 0.12)) / BINS}%`,
