@@ -135,9 +135,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def row_shards(mesh: Mesh) -> int:
+    """Number of devices that share the rows of a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def check_rows(rows: int, mesh: Mesh, *, name: str) -> None:
     """Raise UserError, calling the number `name`, unless `shard_rows` can split `rows` rows."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
     if rows % shards:
         raise UserError(
             f"{name} is {rows}; expected a multiple of the {shards} devices that share the rows "
@@ -151,7 +156,7 @@ def shard_rows(batch: Any, mesh: Mesh) -> Any:
     Raises:
       ValueError: the leading axis does not divide by the number of row shards.
     """
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
 
     def put(leaf: Any) -> jax.Array:
         array = np.asarray(leaf)

@@ -53,6 +53,11 @@ KINDS = (
         caption="nats per token, from the reference policy",
     ),
     PanelKind(
+        metric="sampler_gap",
+        title="Sampler and trainer",
+        caption="mean difference of their log-probabilities of a token, nats",
+    ),
+    PanelKind(
         metric="completion_length", title="Completion length", caption="tokens per sampled answer"
     ),
     PanelKind(

@@ -59,15 +59,18 @@ def _derive(run: Array, high: Array, low: Array, num_samples: int) -> Array:
     return flat.reshape(shape)
 
 
-def token_uniforms(keys: Key[Array, "B G"], length: int) -> Float[Array, "B G T 2"]:
-    """Two uniforms in [0, 1) for each token: token t of a completion draws with fold_in(key, t).
+def token_uniforms(
+    keys: Key[Array, "B G"], length: int, *, start: int = 0
+) -> Float[Array, "B G T 2"]:
+    """Two uniforms in [0, 1) for each of `length` tokens from token `start` on.
 
-    So they do not depend on `length`, and can be made at once before decoding.
+    Token t of a completion draws with fold_in(key, t), so they do not depend on `length` and
+    `start`, and can be made at once before decoding.
     """
 
     def of_token(key: Array, index: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, index), (2,), jnp.float32)
 
     flat = jnp.repeat(keys.reshape(-1), length)
-    indices = jnp.tile(jnp.arange(length, dtype=jnp.uint32), keys.size)
+    indices = jnp.tile(jnp.arange(start, start + length, dtype=jnp.uint32), keys.size)
     return jax.vmap(of_token)(flat, indices).reshape(*keys.shape, length, 2)

@@ -1,4 +1,8 @@
-"""Completions for a batch of prompts, in one jitted call per shape."""
+"""Completions for a batch of prompts.
+
+Decoding goes in stretches, each with a longer cache. They are the branches of one compiled
+program, or, where completions that have ended leave, programs of their own.
+"""
 
 import dataclasses
 import functools
@@ -6,41 +10,16 @@ import typing
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxqa.sampling import keys as keys_lib
-from jaxqa.sampling import methods
+from jaxqa.sampling import compaction, decoding
 from jaxqa.sampling.config import SamplingConfig
+from jaxqa.sampling.decoding import Places, Rollout, State
 from jaxqa.typing import Array, Key, Params
 
 __all__ = ["Decoder", "Rollout", "Sampler", "SamplingConfig"]
 
 
-# Transformations put shapes, shardings and strings into the fields, so they are not type-checked.
-@jax.tree_util.register_dataclass
-@typing.no_type_check
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """Sampled completions.
-
-    Log-probabilities and entropies are those of softmax(logits / temperature) before any
-    truncation (at temperature 1 when greedy), as the trainer computes them; 0 where masked.
-
-    Attributes:
-      token_ids: int32 [B G T], the pad token after the stop token.
-      mask: bool [B G T], True up to and including the stop token.
-      log_probs: float32 [B G T], of the sampled tokens.
-      entropies: float32 [B G T], in nats.
-      length: int32 [B G], number of tokens, the stop token included.
-      num_steps: int32 scalar, tokens computed per row before every completion had stopped.
-    """
-
-    token_ids: jax.Array
-    mask: jax.Array
-    log_probs: jax.Array
-    entropies: jax.Array
-    length: jax.Array
-    num_steps: jax.Array
+CACHE_LENGTHS = tuple(64 * 2**doubling for doubling in range(8))
 
 
 @typing.runtime_checkable
@@ -48,11 +27,17 @@ class Decoder(typing.Protocol):
     """What the sampler needs from a model; `Qwen2_5_VL` has it."""
 
     def prefill(self, params: Params, prompts: Any) -> Any:
-        """Encode B prompts; the result has `last_hidden` [B D] and `mask` [B S]."""
+        """Encode B prompts.
+
+        The result has `last_hidden` [B D], `mask` [B S] and `take`, see `Prefix`.
+        """
         ...
 
     def init_cache(self, prefix: Any, *, num_samples: int, length: int) -> Any:
-        """Make room for `length` tokens of `num_samples` completions per prompt."""
+        """Make room for `length` tokens of `num_samples` completions per prompt.
+
+        The result has `grow` and `take`, see `Cache`.
+        """
         ...
 
     def decode(
@@ -70,22 +55,44 @@ class Decoder(typing.Protocol):
 class Sampler:
     """Samples completions: `sampler(params, prompts, keys)`.
 
-    Hashable: equal samplers share their compiled programs, one for each shape of the prompts.
-    Prompts are encoded once, their keys and values kept once per group; decoding ends as soon as
-    every completion has stopped. A prompt row without a single real token is padding: its
-    completions are empty (mask False everywhere) and nothing waits for them.
+    Hashable: equal samplers share their compiled programs, one for each shape of the prompts, or
+    with `row_blocks` one for the first stretch and one for each of the later ones and each of up
+    to 3 widths that occur. Prompts are encoded once, their keys and values kept once per group;
+    decoding ends as soon as every completion has stopped. A prompt row without a single real
+    token is padding: its completions are empty (mask False everywhere) and nothing waits for them.
 
     Attributes:
       model: a `Decoder`, frozen and hashable.
       config: how to sample.
       stop_token_ids: a completion ends with the first of these; empty: at `max_new_tokens` only.
       pad_token_id: fills what comes after the stop token.
+      cache_lengths: where the cache grows, increasing; those from `max_new_tokens` on do not
+        count. What is sampled does not depend on them.
+      row_blocks: at the end of a stretch completions that have ended leave their places, inside
+        so many blocks of rows (as many as there are devices that share the rows); 0: they stay,
+        and then a completion is computed in the same shapes whatever its neighbours do, so that
+        it is the same to the last bit.
     """
 
     model: Decoder
     config: SamplingConfig
     stop_token_ids: tuple[int, ...]
     pad_token_id: int
+    cache_lengths: tuple[int, ...] = CACHE_LENGTHS
+    row_blocks: int = 0
+
+    def __post_init__(self):
+        lengths = self.cache_lengths
+        if list(lengths) != sorted(set(lengths)) or min(lengths, default=1) < 1:
+            raise ValueError(f"cache_lengths is {lengths}; expected increasing numbers above 0")
+        if self.row_blocks < 0:
+            raise ValueError(f"row_blocks is {self.row_blocks}; expected 0 (off) or more")
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Where the stretches end."""
+        longest = self.config.max_new_tokens
+        return (*(length for length in self.cache_lengths if length < longest), longest)
 
     def __call__(self, params: Params, prompts: Any, keys: Key[Array, "B G"]) -> Rollout:
         """Sample G completions for each of B prompts.
@@ -102,67 +109,87 @@ class Sampler:
                 f"got keys for {keys.shape[1]} completions per prompt, expected num_samples = "
                 f"{self.config.num_samples}; make them with sample_keys(..., num_samples)"
             )
+        if self.row_blocks and len(self.stops) > 1:
+            return _sample_compacting(self, params, prompts, keys)
         return _sample(self, params, prompts, keys)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sample(sampler: Sampler, params: Params, prompts: Any, keys: Array) -> Rollout:
-    model, config = sampler.model, sampler.config
-    prefix = model.prefill(params, prompts)
-    # Once, not at every step:
-    head = model.head(params).astype(prefix.last_hidden.dtype)
-    uniforms = keys_lib.token_uniforms(keys, config.max_new_tokens)
+    """All stretches in one program; a later one is a branch not taken once all have ended."""
+    prefix = sampler.model.prefill(params, prompts)
+    state = decoding.begin(sampler, params, prefix, keys)
 
-    def extend(rollout: Rollout, hidden: Array, active: Array) -> tuple[Rollout, Array, Array]:
-        """Append the token that `hidden` ([B G D], or [B 1 D] for all of a group) predicts."""
-        step = rollout.num_steps
-        logits = jnp.einsum("bgd,vd->bgv", hidden, head, preferred_element_type=jnp.float32)
-        logits = jnp.broadcast_to(logits, (*keys.shape, logits.shape[-1]))
-        drawn = jax.lax.dynamic_index_in_dim(uniforms, step, axis=2, keepdims=False)
-        chosen, log_probs, entropies = methods.choose(logits, drawn, config)
-        tokens = jnp.where(active, chosen, sampler.pad_token_id)
-        rollout = Rollout(
-            token_ids=_write(rollout.token_ids, tokens, step),
-            mask=_write(rollout.mask, active, step),
-            log_probs=_write(rollout.log_probs, jnp.where(active, log_probs, 0.0), step),
-            entropies=_write(rollout.entropies, jnp.where(active, entropies, 0.0), step),
-            length=rollout.length + active.astype(jnp.int32),
-            num_steps=step + 1,
+    def go_on(state: State, number: int) -> Rollout:
+        if number == len(sampler.stops):
+            return state[0]
+
+        def longer(state: State) -> Rollout:
+            start, stop = sampler.stops[number - 1 : number + 1]
+            rollout, places, cache = state
+            state = (rollout, places, cache.grow(stop))
+            state = decoding.proceed(sampler, params, prefix, state, start=start, stop=stop)
+            return go_on(state, number + 1)
+
+        return jax.lax.cond(state[1].active.any(), longer, lambda state: state[0], state)
+
+    return go_on(state, 1)
+
+
+def _sample_compacting(sampler: Sampler, params: Params, prompts: Any, keys: Array) -> Rollout:
+    """One program per stretch and width; the host looks in between how many go on."""
+    rows, num_samples = keys.shape
+    if rows % sampler.row_blocks:
+        raise ValueError(f"{rows} prompts do not divide into {sampler.row_blocks} blocks of rows")
+    prefix, state, needed = _begin(sampler, params, prompts, keys)
+    width = num_samples
+    for number in range(1, len(sampler.stops)):
+        counts = jax.device_get(needed)
+        if not counts[0]:
+            break
+        room = rows // sampler.row_blocks
+        fitting = zip(compaction.widths(num_samples), counts, strict=True)
+        width = min(width, *(width for width, count in fitting if count <= room))
+        rollout, places, cache = state
+        prefix, places, cache = _make_room(sampler, number, width, prefix, places, cache)
+        state, needed = _proceed(sampler, number, params, prefix, (rollout, places, cache))
+    return state[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(
+    sampler: Sampler, params: Params, prompts: Any, keys: Array
+) -> tuple[Any, State, tuple[Array, ...]]:
+    prefix = sampler.model.prefill(params, prompts)
+    state = decoding.begin(sampler, params, prefix, keys)
+    return prefix, state, _rows_needed(sampler, state[1])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _make_room(
+    sampler: Sampler, number: int, width: int, prefix: Any, places: Places, cache: Any
+) -> tuple[Any, Places, Any]:
+    """What stretch `number` starts from. Without the model, so cheap to compile."""
+    if width < places.active.shape[1]:
+        prefix, places, cache = compaction.compact(
+            prefix,
+            places,
+            cache,
+            num_samples=sampler.config.num_samples,
+            blocks=sampler.row_blocks,
+            width=width,
         )
-        return rollout, tokens, active & ~_is_any_of(tokens, sampler.stop_token_ids)
-
-    def unfinished(state: tuple[Rollout, Array, Array, Any]) -> Array:
-        rollout, _, active, _ = state
-        return (rollout.num_steps < config.max_new_tokens) & active.any()
-
-    def advance(state: tuple[Rollout, Array, Array, Any]) -> tuple[Rollout, Array, Array, Any]:
-        rollout, tokens, active, cache = state
-        hidden, cache = model.decode(params, prefix, cache, tokens, rollout.num_steps - 1)
-        return *extend(rollout, hidden, active), cache
-
-    empty = _empty_rollout(keys.shape, config.max_new_tokens, sampler.pad_token_id)
-    real = jnp.broadcast_to(prefix.mask.any(-1)[:, None], keys.shape)
-    cache = model.init_cache(prefix, num_samples=config.num_samples, length=config.max_new_tokens)
-    # The first token needs no decoding: it follows from the prompt alone.
-    first = extend(empty, prefix.last_hidden[:, None], real)
-    return jax.lax.while_loop(unfinished, advance, (*first, cache))[0]
+    return prefix, places, cache.grow(sampler.stops[number])
 
 
-def _empty_rollout(rows: tuple[int, ...], length: int, pad_token_id: int) -> Rollout:
-    shape = (*rows, length)
-    return Rollout(
-        token_ids=jnp.full(shape, pad_token_id, jnp.int32),
-        mask=jnp.zeros(shape, bool),
-        log_probs=jnp.zeros(shape, jnp.float32),
-        entropies=jnp.zeros(shape, jnp.float32),
-        length=jnp.zeros(rows, jnp.int32),
-        num_steps=jnp.int32(0),
-    )
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+def _proceed(
+    sampler: Sampler, number: int, params: Params, prefix: Any, state: State
+) -> tuple[State, tuple[Array, ...]]:
+    start, stop = sampler.stops[number - 1 : number + 1]
+    state = decoding.proceed(sampler, params, prefix, state, start=start, stop=stop)
+    return state, _rows_needed(sampler, state[1])
 
 
-def _write(buffer: Array, column: Array, step: Array) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(buffer, column, step, axis=-1)
-
-
-def _is_any_of(tokens: Array, token_ids: tuple[int, ...]) -> Array:
-    return (tokens[..., None] == jnp.array(token_ids, jnp.int32)[None, None]).any(-1)
+def _rows_needed(sampler: Sampler, places: Places) -> tuple[Array, ...]:
+    return compaction.rows_needed(places, sampler.config.num_samples, sampler.row_blocks)

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 
+from jaxqa import sharding
 from jaxqa.data.loader import Loader
 from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
+from jaxqa.objectives.sampler_gap import sampler_gap
 from jaxqa.sampling.sampler import Sampler
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.sections import GrpoStage
@@ -65,6 +67,7 @@ def prepare_grpo(
             config=stage.sampling,
             stop_token_ids=setup.tokenizer.stop_token_ids,
             pad_token_id=setup.tokenizer.pad_token_id,
+            row_blocks=sharding.row_shards(setup.mesh),
         ),
         tokenizer=setup.tokenizer,
         mesh=setup.mesh,
@@ -82,7 +85,8 @@ def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoSta
     """`updates_per_rollout` updates on one rollout.
 
     The first one's own log-probabilities are the old policy's for those that follow, so its ratio
-    is exactly 1 and no extra forward pass is spent on them.
+    is exactly 1 and no extra forward pass is spent on them; nor on how far they are from the
+    sampler's.
     """
     updates = stage.updates_per_rollout
     schedule = learning_rate_schedule(stage.optimizer, stage.steps * updates)
@@ -98,10 +102,11 @@ def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoSta
     def step(state: TrainState, batch: batches.GrpoBatch) -> tuple[TrainState, Mapping[str, Any]]:
         last, used = updates - 1, batch.micro_batches
         state, metrics, log_probs = update(state, batch, advance=last == 0, used=used)
+        gap = sampler_gap(log_probs, batch.sampler_log_probs, batch.completion_mask)
         batch = replace(batch, old_log_probs=log_probs)
         for number in range(1, last + 1):
             state, metrics, _ = update(state, batch, advance=number == last, used=used)
-        return state, metrics
+        return state, {**metrics, **gap}
 
     return step
 

@@ -89,11 +89,8 @@ class GrpoObjective:
             gate=self._gate(entropies, batch),
             entropies=entropies,
         )
-        constant = jax.lax.stop_gradient(log_probs)
-        gap = jnp.abs(constant - batch.sampler_log_probs)
-        metrics["sampler_gap"] = states.masked_mean(gap, batch.completion_mask)
         metrics["micro_batches"] = jnp.float32(1)
-        return loss, (metrics, constant)
+        return loss, (metrics, jax.lax.stop_gradient(log_probs))
 
     def _gate(self, entropies: jax.Array, batch: GrpoBatch) -> jax.Array | None:
         if self.gate.source != "policy":

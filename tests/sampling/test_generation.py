@@ -5,6 +5,7 @@ The weights are large enough (standard deviation 0.2) for every token to depend 
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,9 @@ from jaxqa.models.qwen2_5_vl import layout, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.inputs import PromptRow, Prompts, stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+from jaxqa.sampling import compaction
 from jaxqa.sampling import keys as keys_lib
+from jaxqa.sampling import sampler as sampling_sampler
 from jaxqa.sampling.sampler import Rollout, Sampler, SamplingConfig
 from jaxqa.typing import Params
 
@@ -183,3 +186,58 @@ def test_greedy_equals_hugging_face_generate(params: Params, hf_model, stops: li
     assert actual == expected
     assert len(set(map(tuple, actual))) == 6
     assert (min(map(len, actual)) < 14) == (len(stops) > 1)
+
+
+def test_completions_that_leave_change_nothing(params: Params, rollout: Rollout, monkeypatch):
+    widths, compact = [], compaction.compact
+
+    def spy(*arrays, width, **options):
+        widths.append(width)
+        return compact(*arrays, width=width, **options)
+
+    monkeypatch.setattr(compaction, "compact", spy)
+    keys = keys_lib.sample_keys(0, "grpo", 7, np.array([10, 11, 12, 13, 14, 15]), 3)
+    sampler = dataclasses.replace(SAMPLER, cache_lengths=(4, 9), row_blocks=2)
+    assert_same(jax.device_get(sampler(params, make_prompts(list(range(6))), keys)), rollout)
+    assert widths == [2]  # of 3, for the last stretch
+
+
+def test_a_growing_cache_changes_nothing_and_is_never_copied(params: Params, rollout: Rollout):
+    """In the compiled loops nothing of the size of a cache or of the prefix is made anew, but the
+    cache itself by writing one slot in place."""
+    sampler = dataclasses.replace(SAMPLER, cache_lengths=(3, 6))
+    keys = keys_lib.sample_keys(0, "grpo", 7, np.array([10, 11, 12, 13, 14, 15]), 3)
+    prompts = jax.tree.map(jnp.asarray, make_prompts(list(range(6))))
+    compiled = sampling_sampler._sample.lower(sampler, params, prompts, keys).compile()
+    assert_same(jax.device_get(compiled(params, prompts, keys)), rollout)
+    bodies = loop_bodies(compiled.as_text())
+    assert len(bodies) == 2 * 3  # over steps, and over layers within
+    layers, heads, width = 2, 2, 16
+    large = {f"f32[{layers},6,{heads},48,{width}]"}
+    large |= {f"f32[{layers},6,{heads},3,{stop},{width}]" for stop in sampler.stops}
+    for shape in large:
+        made = [line for body in bodies for line in body if f" = {shape}" in line]
+        assert made, shape
+        for line in made:
+            assert re.search(r" (get-tuple-element|parameter)\(|dynamic-update-slice", line), line
+
+
+def assert_same(found: Rollout, expected: Rollout) -> None:
+    """The same tokens; sums over another number of masked slots may round differently."""
+    for name in ("token_ids", "mask", "length", "num_steps"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for name in ("log_probs", "entropies"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), rtol=1e-6, atol=2e-6
+        )
+
+
+def loop_bodies(text: str) -> list[list[str]]:
+    """The lines of every computation that is the body of a loop inside the decoding loops."""
+    computations = {
+        match[1]: match[0].splitlines()
+        for match in re.finditer(r"^%?([\w.-]+) \(.*?^}", text, re.MULTILINE | re.DOTALL)
+    }
+    names = re.findall(r"while\(.*body=%?([\w.-]+)", text)
+    bodies = [computations[name] for name in names]
+    return [body for body in bodies if any(",3,1,16]" in line for line in body)]

@@ -4,6 +4,7 @@ The real model is in test_generation.py.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,16 +20,49 @@ TRACES: list[tuple[int, ...]] = []
 """Shape of the prompts at each compilation of `prefill`."""
 
 
+DECODES: list[tuple[int, ...]] = []
+"""Rows, places in each and length of the cache at each compilation of `decode`."""
+
+
 class Prefix(NamedTuple):
     last_hidden: jax.Array
     mask: jax.Array
 
+    def take(self, rows: jax.Array) -> "Prefix":
+        return jax.tree.map(functools.partial(take_rows, rows=rows), self)
+
+
+class Cache(NamedTuple):
+    """The tokens themselves, [B G T]."""
+
+    tokens: jax.Array
+
+    def grow(self, length: int) -> "Cache":
+        missing = length - self.tokens.shape[2]
+        return Cache(jnp.pad(self.tokens, [(0, 0), (0, 0), (0, missing)], constant_values=-1))
+
+    def take(self, sources: jax.Array) -> "Cache":
+        flat = self.tokens.reshape(-1, self.tokens.shape[2])
+        taken = take_rows(flat, rows=sources.reshape(len(sources), -1))
+        return Cache(taken.reshape(-1, sources.shape[2], flat.shape[1]))
+
+
+def take_rows(leaf: jax.Array, rows: jax.Array) -> jax.Array:
+    """Rows [D b] of each of D blocks."""
+    size = leaf.shape[0] // rows.shape[0]
+    starts = size * jnp.arange(rows.shape[0], dtype=jnp.int32)
+    return leaf[(rows + starts[:, None]).ravel()]
+
 
 @dataclasses.dataclass(frozen=True)
 class Bigram:
-    """Hidden state = the last token, one-hot; the head's rows are the logits' columns."""
+    """Hidden state = the last token, one-hot; the head's rows are the logits' columns.
+
+    With `memory`, the token that many places before it is added: the model has a past.
+    """
 
     vocabulary: int
+    memory: int = 0
 
     def prefill(self, params: Any, prompts: Any) -> Prefix:
         TRACES.append(prompts["token_ids"].shape)
@@ -36,15 +70,23 @@ class Bigram:
         tokens = jnp.take_along_axis(prompts["token_ids"], last[:, None], axis=1)[:, 0]
         return Prefix(jax.nn.one_hot(tokens, self.vocabulary), prompts["mask"])
 
-    def init_cache(self, prefix: Prefix, *, num_samples: int, length: int) -> jax.Array:
-        return jnp.full((prefix.mask.shape[0], num_samples, length), -1, jnp.int32)
+    def init_cache(self, prefix: Prefix, *, num_samples: int, length: int) -> Cache:
+        return Cache(jnp.full((prefix.mask.shape[0], num_samples, length), -1, jnp.int32))
 
     def decode(
-        self, params: Any, prefix: Prefix, cache: jax.Array, token_ids: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        cache = jax.lax.dynamic_update_index_in_dim(cache, token_ids, step, axis=2)
-        last = jax.lax.dynamic_index_in_dim(cache, step, axis=2, keepdims=False)
-        return jax.nn.one_hot(last, self.vocabulary), cache
+        self, params: Any, prefix: Prefix, cache: Cache, token_ids: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        DECODES.append(cache.tokens.shape)
+        cache = Cache(jax.lax.dynamic_update_index_in_dim(cache.tokens, token_ids, step, axis=2))
+
+        def hidden(step: jax.Array) -> jax.Array:
+            token = jax.lax.dynamic_index_in_dim(cache.tokens, step, axis=2, keepdims=False)
+            return jax.nn.one_hot(token, self.vocabulary)
+
+        found = hidden(step)
+        if self.memory:
+            found += hidden(jnp.maximum(step - self.memory, 0)) + prefix.last_hidden[:, None]
+        return found, cache
 
     def head(self, params: Any) -> jax.Array:
         return params["table"].T
@@ -173,3 +215,78 @@ def test_keys_for_another_group_size():
     keys = keys_lib.sample_keys(0, "sft", 0, np.arange(2), 3)
     with pytest.raises(ValueError, match="3 completions per prompt, expected num_samples = 4"):
         SAMPLER(PARAMS, make_prompts(2, 3), keys)
+
+
+# Growing caches and completions that leave. Here a completion depends on its whole past, and ends
+# with probability 0.1 or so at each token.
+
+LOOSE = {"table": PARAMS["table"] * 0.3}
+LOOSE["table"][:, 3] = 0.14
+LONG = Sampler(
+    model=Bigram(VOCABULARY, memory=5),
+    config=SamplingConfig(num_samples=4, max_new_tokens=40, temperature=0.9),
+    stop_token_ids=(3,),
+    pad_token_id=PAD,
+    cache_lengths=(40,),
+)
+GROWN = dataclasses.replace(LONG, cache_lengths=(6, 14, 64))
+
+
+@pytest.fixture(scope="module")
+def ragged() -> tuple[dict, np.ndarray, Rollout]:
+    """Prompts, one of them padding, their ids, and completions of very different lengths."""
+    prompts, ids = make_prompts(8, 5, seed=4), np.arange(8)
+    prompts["mask"][5] = False
+    return prompts, ids, sample(LONG, prompts, ids, LOOSE)
+
+
+def test_a_growing_cache_changes_nothing(ragged):
+    prompts, ids, expected = ragged
+    assert expected.length[5].max() == 0 and np.median(expected.length) < 14 < expected.num_steps
+    assert GROWN.stops == (6, 14, 40) and LONG.stops == (40,)
+    del DECODES[:]
+    assert_equal(sample(GROWN, prompts, ids, LOOSE), expected)
+    assert DECODES == [(8, 4, 6), (8, 4, 14), (8, 4, 40)]
+
+
+def test_completions_that_leave_change_nothing(ragged):
+    prompts, ids, expected = ragged
+    del DECODES[:]
+    for blocks in (1, 2):
+        sampler = dataclasses.replace(GROWN, row_blocks=blocks)
+        assert_equal(sample(sampler, prompts, ids, LOOSE), expected)
+    assert DECODES[0] == (8, 4, 6) and {width for _, width, _ in DECODES} >= {2, 4}
+    # Batches whose completions end anywhere: one program per stretch and width at most.
+    rng = np.random.default_rng(2)
+    del DECODES[:]
+    for step in range(12):
+        table = LOOSE["table"].copy()
+        table[:, 3] += rng.uniform(-2, 2)
+        prompts = make_prompts(8, 5, seed=step)
+        sample(sampler, prompts, rng.integers(0, 99, 8), {"table": table})
+    assert len(DECODES) == len(set(DECODES)) <= 2 * 3
+
+
+def test_the_longer_caches_are_never_made_once_all_have_ended():
+    table = np.zeros((VOCABULARY,) * 2, np.float32)
+    table[:, 3] = 60.0
+    del DECODES[:]
+    sampler = dataclasses.replace(GROWN, row_blocks=2, pad_token_id=2)
+    rollout = sample(sampler, make_prompts(8, 5), np.arange(8), {"table": table})
+    assert DECODES == [(8, 4, 6)] and rollout.num_steps == 1
+    assert (rollout.length == 1).all()
+
+
+def test_blocks_must_divide_the_rows():
+    sampler = dataclasses.replace(GROWN, row_blocks=3)
+    with pytest.raises(ValueError, match="8 prompts do not divide into 3 blocks"):
+        sample(sampler, make_prompts(8, 5), np.arange(8))
+    with pytest.raises(ValueError, match="increasing"):
+        dataclasses.replace(GROWN, cache_lengths=(8, 4))
+
+
+def assert_equal(found: Rollout, expected: Rollout) -> None:
+    """To the last bit."""
+    for field in dataclasses.fields(Rollout):
+        name = field.name
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)

@@ -120,7 +120,8 @@ def test_the_first_update_has_ratio_one_and_sampler_and_trainer_agree(finished):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in (line for line in lines if line["stage"] == "grpo"):
         assert line["ratio"] == 1.0 and line["clip_fraction"] == 0.0
-        assert line["sampler_gap"] < 1e-5
+        assert 0 < line["sampler_gap"] < 1e-5 and line["sampler_gap"] <= line["sampler_gap_max"]
+        assert line["sampler_gap_max"] < 1e-4 and abs(line["sampler_kl"]) < 1e-7
 
 
 def test_running_again_changes_nothing(finished):

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxqa.errors import UserError
+from jaxqa.typing import Array, Int, Shaped
 
 
 # Transformations put shapes, shardings and strings into the fields, so they are not type-checked.
@@ -151,6 +153,22 @@ class Prefix:
     last_hidden: jax.Array
     next_position: jax.Array
 
+    def take(self, rows: Int[Array, "D b"]) -> "Prefix":
+        """Return the prefix with other rows: D blocks of the rows, each with `rows` of its own."""
+
+        def of(leaf: jax.Array) -> jax.Array:
+            blocks = leaf.reshape(rows.shape[0], -1, *leaf.shape[1:])
+            taken = jax.vmap(lambda block, index: block[index])(blocks, rows)
+            return taken.reshape(-1, *leaf.shape[1:])
+
+        return Prefix(
+            key=jax.vmap(of)(self.key),
+            value=jax.vmap(of)(self.value),
+            mask=of(self.mask),
+            last_hidden=of(self.last_hidden),
+            next_position=of(self.next_position),
+        )
+
 
 @jax.tree_util.register_dataclass
 @typing.no_type_check
@@ -165,3 +183,24 @@ class Cache:
 
     key: jax.Array
     value: jax.Array
+
+    def grow(self, length: int) -> "Cache":
+        """Return the cache with room for `length` tokens."""
+        widths = [(0, 0)] * self.key.ndim
+        widths[4] = (0, length - self.key.shape[4])
+        return jax.tree.map(lambda leaf: jnp.pad(leaf, widths), self)
+
+    def take(self, sources: Int[Array, "D b g"]) -> "Cache":
+        """Return the cache of other completions: D blocks of the rows, each with `sources` of its
+        own, counted through the block's rows and their completions."""
+
+        def of_layer(leaf: jax.Array) -> jax.Array:
+            blocks = leaf.reshape(sources.shape[0], -1, *leaf.shape[1:])  # [D b K G T H]
+            taken = jax.vmap(jax.vmap(_pick, (1, None), 1))(blocks, sources)
+            return taken.reshape(-1, *taken.shape[2:])
+
+        return jax.tree.map(jax.vmap(of_layer), self)
+
+
+def _pick(block: Shaped[Array, "b G T H"], sources: Int[Array, "c g"]) -> Shaped[Array, "c g T H"]:
+    return block.reshape(-1, *block.shape[2:])[sources]
