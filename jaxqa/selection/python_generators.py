@@ -131,7 +131,7 @@ def load_pipeline(
     kind = diffusers.AutoPipelineForImage2Image if edits else diffusers.DiffusionPipeline
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
-        pipeline = kind.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
+        pipeline = kind.from_pretrained(path, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no pipeline of diffusers: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

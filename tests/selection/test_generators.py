@@ -1,6 +1,5 @@
 """Commands, functions and pipelines that make images."""
 
-import os
 import shutil
 import sys
 import time
@@ -210,22 +209,67 @@ def test_without_diffusers_it_is_said(monkeypatch):
         python_generators.load_pipeline("x")
 
 
+def tiny_stable_diffusion(diffusers, folder):
+    """A random pipeline from text to 8 x 8 pixels, saved the way published ones are."""
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    letters = [chr(code) + end for end in ("", "</w>") for code in range(33, 127)]
+    vocabulary = {name: n for n, name in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    last = len(vocabulary) - 1
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    ids = {"bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
+    text = CLIPTextConfig(
+        vocab_size=last + 1, num_attention_heads=2, max_position_embeddings=16, **sizes, **ids
+    )
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, norm_num_groups=4,
+        block_out_channels=(8, 16), cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8,
+        down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
+    )  # fmt: skip
+    diffusers.StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16),
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
 @pytest.mark.torch
+@pytest.mark.filterwarnings("default")  # those of diffusers are its own
 def test_a_real_pipeline(tmp_path):
     diffusers = pytest.importorskip("diffusers", reason="needs diffusers")
-    from torch import manual_seed
-
-    manual_seed(0)
-    unet = diffusers.UNet2DModel(
-        sample_size=8, in_channels=3, out_channels=3, layers_per_block=1,
-        block_out_channels=(4, 8), norm_num_groups=2,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    scheduler = diffusers.DDIMScheduler()
-    diffusers.DDIMPipeline(unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "pipeline")
+    folder = tiny_stable_diffusion(diffusers, tmp_path / "pipeline")
+    load = python_generators.load_pipeline
+    maker = load(folder, options={"num_inference_steps": 2})
+    asked = [("a cat", 1), ("a cat", 1), ("a cat", 2), ("a dog", 1)]
+    made = []
+    for number, (prompt, seed) in enumerate(asked):
+        path = tmp_path / f"{number}.png"
+        produce(maker, Request(prompt=prompt, seed=seed, number=number), path)
+        made.append(path.read_bytes())
+    assert made[0] == made[1] and len(set(made)) == 3
+    editor = load(folder, options={"num_inference_steps": 4, "strength": 0.5}, edits=True)
+    edited = []
+    for name in ("0.png", "2.png"):
+        path = tmp_path / f"edited_{name}"
+        produce(editor, request(image=tmp_path / name), path)
+        edited.append(path.read_bytes())
+    assert edited[0] != edited[1]  # what it starts from counts
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no pipeline of diffusers"):
-        python_generators.load_pipeline(str(tmp_path))
+        load(str(tmp_path / "empty"))
     with pytest.raises(UserError, match="is not a folder"):
-        python_generators.load_pipeline("some/hub-name")
-    assert os.listdir(tmp_path) == ["pipeline"]
+        load("some/hub-name")
