@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jaxqa.cli.errors import run_door
 from jaxqa.cli.model_names import name_of_directory
 from jaxqa.data.prompts import get_template
 from jaxqa.data.registry import dataset_info
+from jaxqa.distill.texts import TextPolicy, embed_texts
 from jaxqa.errors import UserError
 from jaxqa.evaluation.analysis import (
     attention_share,
@@ -24,11 +25,15 @@ from jaxqa.evaluation.analysis import (
     model_size,
     pictures,
     reward_shapes,
+    text_space,
     token_entropy,
 )
 from jaxqa.evaluation.analysis.replay import Replay
 from jaxqa.evaluation.answer_store import read_answers
 from jaxqa.evaluation.evaluator import Prediction
+from jaxqa.models.clip import weights
+from jaxqa.models.clip.model import Clip
+from jaxqa.models.clip.tokenizer import load_tokenizer
 from jaxqa.train.json_lines import replacing
 
 _NAMED = re.compile(r"([^=/]+)=(.+)")
@@ -120,6 +125,26 @@ def _domains(flags: argparse.Namespace) -> Path:
     return pictures.write(flags.output, *domain_map.draw(chosen, visual, textual, seed=flags.seed))
 
 
+def _texts(flags: argparse.Namespace) -> Path:
+    models = {
+        name: [p for p in predictions if text_space.rationale(p.text)][: flags.limit]
+        for name, (_, predictions) in _answers(flags.answers).items()
+    }
+    config, params = weights.load_model_directory(flags.encoder, dtype="float32")
+    tokenizer, model = load_tokenizer(flags.encoder, config), Clip(config=config)
+    embeddings = {
+        name: embed_texts(
+            model,
+            params,
+            tokenizer,
+            [text_space.rationale(prediction.text) for prediction in predictions],
+            policy=flags.long_texts,
+        )
+        for name, predictions in models.items()
+    }
+    return pictures.write(flags.output, *text_space.draw(models, embeddings, seed=flags.seed))
+
+
 def _compare(flags: argparse.Namespace) -> Path:
     if flags.output.suffix != ".html":
         raise UserError(f"{flags.output}: expected a page that ends in .html")
@@ -140,6 +165,7 @@ _ANALYSES: dict[str, tuple[Callable[[argparse.Namespace], Path], str]] = {
     "entropy": (_entropy, "a rationale, its tokens shaded by entropy"),
     "attention": (_attention, "what the score token attends to, layer by layer"),
     "domains": (_domains, "t-SNE of visual tokens and of reasoning text across data sets"),
+    "texts": (_texts, "rationales of several models in CLIP's text space, by label; their lengths"),
     "compare": (_compare, "a page of several models' rationales side by side"),
 }
 
@@ -167,8 +193,8 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument("--model", required=True, type=Path, help="model directory")
             kind.add_argument("--prompt", help="prompt that was answered (default: as recorded)")
             kind.add_argument("--max_pixels", type=int, help="as in the evaluation (default)")
-        if name in ("attention", "domains", "compare"):
-            default = 24 if name == "compare" else 100
+        if name in ("attention", "domains", "texts", "compare"):
+            default = {"compare": 24, "texts": 500}.get(name, 100)
             kind.add_argument(
                 "--limit", type=int, default=default, help=f"images of a file (default {default})"
             )
@@ -177,7 +203,18 @@ def _parser() -> argparse.ArgumentParser:
     flags["entropy"].add_argument(
         "--top", type=float, default=0.2, help="share of tokens that are framed (default 0.2)"
     )
-    flags["domains"].add_argument("--seed", type=int, default=0, help="of t-SNE (default 0)")
+    for name in ("domains", "texts"):
+        flags[name].add_argument("--seed", type=int, default=0, help="of t-SNE (default 0)")
+    flags["texts"].add_argument(
+        "--encoder", required=True, type=Path, help="directory of a CLIP or SigLIP, both towers"
+    )
+    flags["texts"].add_argument(
+        "--long_texts",
+        choices=get_args(TextPolicy),
+        default="sentences",
+        help="longer than the tower's row: split after sentences and average, or cut (default "
+        "sentences)",
+    )
     size = flags["size"]
     size.add_argument("--table", required=True, type=Path, help="CSV table of `jaxqa evaluate`")
     size.add_argument("--parameters", required=True, nargs="+", metavar="NAME=NUMBER")

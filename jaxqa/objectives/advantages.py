@@ -36,9 +36,10 @@ class AdvantageConfig:
 class FilterConfig:
     """Which groups are trained on.
 
-    What is left is the batch: normalisers and the entropy gate's quantile count its completions
-    and tokens alone, as if the others had never been sampled. OmniQuality-R retains groups "for
-    further training", and DAPO fills their places; counting them would only shrink the step.
+    What is left is the batch: normalisers count its completions and tokens alone, as if the others
+    had never been sampled. OmniQuality-R retains groups "for further training", and DAPO fills
+    their places; counting them would only shrink the step. (The entropy gate says for itself what
+    its quantile is taken over.)
 
     Attributes:
       tau: a group stays if the standard deviation of its (total) rewards is above this; None

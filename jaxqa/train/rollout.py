@@ -1,7 +1,8 @@
 """Rollouts as a batch source: prompts -> answers -> rewards -> advantages -> filter -> batch."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxqa.objectives.advantages import (
     group_advantages,
     informative_groups,
 )
-from jaxqa.objectives.entropy_gate import GateConfig, high_entropy_tokens
+from jaxqa.objectives.entropy_gate import GateConfig, entropy_threshold
 from jaxqa.rewards import parsing
 from jaxqa.rewards.answers import Answers, Targets
 from jaxqa.rewards.labels import ABSENT
@@ -32,6 +33,9 @@ from jaxqa.train.batches import GrpoBatch
 from jaxqa.train.groups import Groups, refill, to_front
 from jaxqa.train.rounds import Round, filter_metrics, reward_metrics
 from jaxqa.typing import Array, Bool, Float, Params
+
+_Tokens = tuple[Array, Array]
+"""Entropies [B G T] and which of them count, bool [B G T]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +101,17 @@ class RolloutSource:
         Further prompts are sampled while kept groups do not fill the batch and rounds are left.
         """
         groups, first = self._round(params, step, [])
-        rounds, kept = [first], first.kept
+        rounds, kept, sampled = [first], first.kept, [self._tokens(groups, first)]
         while not kept.all() and len(rounds) <= self.config.filter.resample_rounds:
             more, latest = self._round(params, step, rounds)
+            sampled.append(self._tokens(more, latest))
             groups, kept = refill(groups, kept, more, latest.kept, mesh=self._mesh)
             rounds.append(latest)
         self._write(step + 1, [record for one in rounds for record in one.records()])
         metrics = reward_metrics(rounds)
         if self.config.filter.tau is not None:
             metrics |= filter_metrics(rounds, int(kept.sum()))
-        return self._batch(groups, kept), metrics
+        return self._batch(groups, kept, sampled), metrics
 
     def _round(self, params: Params, step: int, earlier: list[Round]) -> tuple[Groups, Round]:
         """Prompts, their answers, rewards and advantages, and which groups pass the filter."""
@@ -137,7 +142,14 @@ class RolloutSource:
         fresh, facts = host.valid & ~repeated, jax.device_get(on_device)
         return groups, Round(prompts=host, texts=texts, answers=answers, fresh=fresh, **facts)
 
-    def _batch(self, groups: Groups, kept: Bool[np.ndarray, "B"]) -> GrpoBatch:
+    def _tokens(self, groups: Groups, found: Round) -> _Tokens:
+        """Sampled entropies of a round, and which of them count: those of fresh rows."""
+        fresh = jax.device_put(found.fresh, sharding.replicated(self._mesh))
+        return groups.entropies, groups.completion_mask & fresh[:, None, None]
+
+    def _batch(
+        self, groups: Groups, kept: Bool[np.ndarray, "B"], sampled: Sequence[_Tokens]
+    ) -> GrpoBatch:
         """What is defined over the whole batch: normaliser, gate, and what a micro-batch holds."""
         config, used = self.config, None
         if not kept.all():
@@ -147,7 +159,9 @@ class RolloutSource:
             used = jax.device_put(count, sharding.replicated(self._mesh))
         mask, gate = groups.completion_mask, None
         if config.gate.source == "sampler":
-            gate = _gate(groups.entropies, mask, rho=config.gate.rho)
+            left = (groups.entropies, mask)
+            among = (left,) if config.gate.among == "kept" else tuple(sampled)
+            gate = _gate(*left, among, rho=config.gate.rho)
         longest = self._sampler.config.max_new_tokens
         rows = groups.prompts, groups.completion_ids
         reference = self._reference and self._reference(*rows, used)
@@ -204,4 +218,13 @@ def decode_groups(tokenizer: Tokenizer, rollout: Rollout) -> list[list[str]]:
     ]
 
 
-_gate = jax.jit(high_entropy_tokens, static_argnames="rho")
+@functools.partial(jax.jit, static_argnames="rho")
+def _gate(
+    entropies: Float[Array, "B G T"],
+    mask: Bool[Array, "B G T"],
+    among: tuple[_Tokens, ...],
+    *,
+    rho: float,
+) -> Bool[Array, "B G T"]:
+    """Where an entropy reaches the quantile of those in `among`."""
+    return mask & (entropies >= entropy_threshold(among, rho=rho))

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import tiny_model
+from distill_fixtures import CLIP, draw_params
 from PIL import Image
 
 from jaxqa.cli import analyse
 from jaxqa.cli.main import DOORS
 from jaxqa.evaluation.answer_store import AnswerStore
 from jaxqa.evaluation.evaluator import Prediction
+from jaxqa.models.clip import weights as clip_weights
+from jaxqa.models.clip.tokenizer import build_demo_tokenizer
 
 SETTINGS = {"prompt": "concise", "max_pixels": 4704}
 
@@ -101,6 +104,35 @@ def test_analyses_that_ask_a_model(place, tmp_path):
     check(tmp_path / "domains.png", rows=6)
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny CLIP of random weights with its tokenizer."""
+    place = tmp_path_factory.mktemp("encoder")
+    tokenizer = build_demo_tokenizer(["sharp blur noise soft clear dull words"] * 2, CLIP)
+    (place / "tokenizer").mkdir()
+    tokenizer.save(place / "tokenizer")
+    source = place / "tokenizer"
+    clip_weights.save_pretrained(place / "clip", CLIP, draw_params(CLIP), source_dir=source)
+    return place / "clip"
+
+
+def test_rationales_in_clips_text_space(place, encoder, tmp_path):
+    """One model always writes the same word; the other has words of its own for each image."""
+    words = iter(["dull", "dull noise", "dull noise blur", "soft", "clear", "clear sharp"])
+    varied = tmp_path / "varied.jsonl"
+    lines = Path(answers(place, "two")).read_text().splitlines()
+    changed = [line.replace("sharp", next(words)) for line in lines[1:]]
+    varied.write_text("\n".join([lines[0], *changed]) + "\n")
+    output = tmp_path / "texts.png"
+    files = [answers(place, "one"), f"base={varied}"]
+    run("texts", "--answers", *files, "--encoder", encoder, "--output", output)
+    check(output, rows=12)
+    rows = list(csv.DictReader(output.with_suffix(".csv").read_text().splitlines()))
+    assert [row["words"] for row in rows] == ["1"] * 6 + ["1", "2", "3", "1", "1", "2"]
+    run("texts", "--answers", files[0], "--encoder", encoder, "--output", output)  # all the same
+    check(output, rows=6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -110,6 +142,7 @@ def test_analyses_that_ask_a_model(place, tmp_path):
         (["entropy", "--answers", "{one}", "--model=nowhere"], "nowhere"),
         (["attention", "--answers", "{one}", "{two}", "--model=nowhere"], "expected one file"),
         (["attention", "--answers", "{bare}", "--model=nowhere"], "give --prompt=NAME"),
+        (["texts", "--answers", "{one}", "--encoder=nowhere"], "nowhere"),
         (["compare", "--answers", "{one}"], "ends in .html"),
         (["size", "--table=gone.csv", "--parameters", "a=1"], "cannot read gone.csv"),
         (["size", "--table={one}", "--parameters", "a=1"], "expected a CSV table"),

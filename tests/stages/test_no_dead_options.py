@@ -596,6 +596,9 @@ TABLE: dict[str, Change] = {
     "stage.reference": Change("initial", course, given=(("grpo.objective.beta", "0.1"),)),
     "stage.gate.source": Change("sampler", rollout),
     "stage.gate.rho": Change("0.5", rollout, given=(("grpo.gate.source", "sampler"),)),
+    "stage.gate.among": Change(
+        "kept", rollout, given=(("grpo.gate.source", "sampler"), ("grpo.filter.tau", "0.6"))
+    ),
     "stage.sampling.num_samples": Change("3", rollout),
     "stage.sampling.max_new_tokens": Change("8", rollout),
     "stage.sampling.temperature": Change("0.5", rollout),

@@ -280,17 +280,47 @@ def test_nothing_is_ranked_against_a_row_without_an_image():
     assert rewards[0][6:9] == [0, 0, 0] and max(rewards[0]) > 0.5
 
 
-def test_the_gate_is_the_quantile_of_what_the_filter_leaves():
-    gate = GateConfig(source="sampler", rho=0.3)
-    for config in (FilterConfig(), FILTER):
-        batch, _ = make_source(FakeLoader(), filter=config, gate=gate).next({}, 0)
+@pytest.mark.parametrize("among", ["rollout", "kept"])
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_the_gate_is_the_quantile_of_all_that_was_sampled_or_is_left(among, rounds):
+    gate = GateConfig(source="sampler", rho=0.3, among=among)
+    for config in (FilterConfig(), dataclasses.replace(FILTER, resample_rounds=rounds)):
+        loader = FakeLoader()
+        batch, _ = make_source(loader, filter=config, gate=gate).next({}, 0)
         mask = np.asarray(batch.completion_mask)
-        numbers = np.asarray(batch.completion_ids)[:, :1, :1]
-        entropies = np.sin(numbers + 0.1 * np.arange(mask.shape[2])).astype(np.float32)
-        entropies = np.broadcast_to(entropies, mask.shape)
-        expected = mask & (entropies >= np.quantile(entropies[mask], 0.7))
+        numbers = np.asarray(batch.completion_ids)[:, 0, 0]
+        entropies = sampled_tokens(numbers, mask.shape[2])[0]
+        counted = entropies[mask]
+        if among == "rollout":
+            everything, sampled = sampled_tokens(np.arange(ROWS * loader.position), LENGTH)
+            counted = everything[sampled]
+        expected = mask & (entropies >= np.quantile(counted, 0.7, method="higher"))
         np.testing.assert_array_equal(batch.gate, expected)
-        assert 0.3 <= expected.sum() / mask.sum() < 0.5
+        assert expected.sum() < mask.sum() and (expected.any() or among == "rollout")
+
+
+def test_a_row_without_an_image_does_not_count_in_the_gate():
+    class Bad(FakeLoader):
+        def __next__(self):
+            return dataclasses.replace(super().__next__(), valid=np.arange(ROWS) != 1)
+
+    gate = GateConfig(source="sampler", rho=0.3)
+    batch, _ = make_source(Bad(), gate=gate).next({}, 0)
+    entropies, sampled = sampled_tokens(np.delete(np.arange(ROWS), 1), LENGTH)
+    threshold = np.quantile(entropies[sampled], 0.7, method="higher")
+    rows = np.asarray(batch.completion_ids)[:, 0, 0]
+    mask = np.asarray(batch.completion_mask)
+    found = sampled_tokens(rows, mask.shape[2])[0] >= threshold
+    np.testing.assert_array_equal(batch.gate, mask & found)
+
+
+def sampled_tokens(numbers, length):
+    """Entropies and mask [N G T] of `FakeSampler`'s completions for these examples."""
+    places = np.arange(length)
+    lengths = 2 + (numbers[:, None] + np.arange(GROUP)) % 4
+    entropies = np.sin(numbers[:, None, None] + 0.1 * places).astype(np.float32)
+    mask = places < lengths[..., None]
+    return np.broadcast_to(entropies, mask.shape), mask
 
 
 def test_a_resumed_source_goes_on_at_the_next_example():

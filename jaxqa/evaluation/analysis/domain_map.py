@@ -66,7 +66,12 @@ def draw(
 
 
 def project(features: np.ndarray, *, seed: int) -> np.ndarray:
-    """Places [N 2] by t-SNE, after principal components; the same for the same seed."""
+    """Places [N 2] by t-SNE, after principal components; the same for the same seed.
+
+    Rows that are all the same have one place.
+    """
+    if not np.ptp(features, axis=0).any():
+        return np.zeros((len(features), 2))
     count = min(_COMPONENTS, *features.shape)
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
     # One thread: so few rows gain nothing from more, and on a busy machine threads wait in turn.
