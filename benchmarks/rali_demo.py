@@ -105,8 +105,10 @@ def run(workdir: Path, seed: int, overrides: list[str]) -> Row:
             f"--config.stages={(*TRAINED, *MEASURED)}",
         ],
     ]
-    for command in commands:
+    wanted = (("grpo",), MEASURED)
+    for command, place, stages in zip(commands, (teacher, pupil), wanted, strict=True):
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+        _check_complete(place, stages)
     summaries = [json.loads((place / "summary.json").read_text()) for place in (teacher, pupil)]
     return {
         "seed": seed,
@@ -118,6 +120,14 @@ def run(workdir: Path, seed: int, overrides: list[str]) -> Row:
         "teacher": summaries[0]["stages"],
         "pupil": summaries[1]["stages"],
     }
+
+
+def _check_complete(place: Path, stages: tuple[str, ...]) -> None:
+    """End unless a run has these stages: one that was asked to stop exits with 0, too."""
+    summary = json.loads((place / "summary.json").read_text())
+    done = {stage["name"] for stage in summary["stages"]}
+    if missing := [name for name in stages if name not in done]:
+        sys.exit(f"{place} was stopped before {missing[0]}; run the same command again to go on")
 
 
 def append(results: Path, row: Row) -> None:

@@ -7,8 +7,9 @@ An expert writes critiques from a hidden score, filters keep 1,000 of each level
 fine-tuning of the language model for one epoch; GRPO with clip-higher on AVA, TAD66K and FLICKR-AES
 in 2:2:1. Every number: paper, appendix C, unless a comment says otherwise.
 
-Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{ava,tad66k,flickr_aes} and OPENAI_API_KEY for
-the expert (GPT-4.1). Published: A100s, how many and for how long is not said. To expect (paper,
+Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{ava,tad66k,flickr_aes}, for tests alone
+datasets/{para,aadb} (--config.data.sources.para.evaluate=False leaves one out), and OPENAI_API_KEY
+for the expert (GPT-4.1). Published: A100s, how many and for how long is not said. To expect (paper,
 table 1; PLCC / SRCC): AVA .670 / .662, TAD66K .451 / .425, FLICKR-AES .724 / .697.
 Not run at this size by jaxqa yet.
 
@@ -64,6 +65,9 @@ def _full(counts: dict[str, int], mode: str) -> ml_collections.ConfigDict:
             dataset="flickr_aes", split="aes_r1", template="aes_r1", weight=1.0
         ),
     }
+    sources |= recipes.test_sources(
+        ("para:test", "aadb:aes_r1"), "aes_r1"
+    )  # table 1, out of domain
     return make_config(
         stages={
             "aescot": _aescot(counts),

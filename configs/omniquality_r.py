@@ -11,9 +11,10 @@ Numbers are from the paper, section 4.1. It does not give: the learning rates, t
 completion length, rho, the samples behind rejection, the length of fine-tuning. Those are marked
 as guesses below.
 
-Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,ava,evalmuse40k}. Published: 4 x
-A100-80. To expect (tables 1 to 3; PLCC / SRCC): KonIQ .941 / .927, AVA .766 / .763, EvalMuse
-.764 / .775. Not run at this size by jaxqa yet.
+Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,ava,evalmuse40k}; for tests alone
+also those of TESTS below (--config.data.sources.NAME.evaluate=False leaves one out). Published: 4 x
+A100-80; how long is not said. To expect (tables 1 to 3; PLCC / SRCC): KonIQ .941 / .927, AVA
+.766 / .763, EvalMuse .764 / .775. Not run at this size by jaxqa yet.
 
 Ablations:
     table 4   --config.grpo_phase2.filter.tau=None, --config.grpo_phase2.gate.source=none; in the
@@ -39,6 +40,18 @@ from jaxqa.stages.sources import DataSource, EvaluationConfig
 from jaxqa.train.optimizer import OptimizerConfig
 
 IMAGES = {"technical": 7_000, "aesthetic": 10_000, "alignment": 10_000}  # KonIQ, AVA, EvalMuse
+# Tables 1 to 3, out of domain; the paper names data sets and not their splits.
+TESTS = (
+    (
+        ("spaq:all", "livec:whole", "kadid10k:all", "pipal:all", "agiqa3k:whole"),
+        "omniquality_technical",
+    ),
+    (("tad66k:test",), "omniquality_aesthetic"),
+    (
+        ("evalmi50k:test", "genai_bench_1600:whole", "t2i_compbench:all"),
+        "omniquality_alignment",
+    ),
+)
 EPOCHS_PER_PHASE = 2
 IMAGES_PER_STEP = 64
 SFT_ROWS = 41_183
@@ -64,6 +77,8 @@ def _full(*, threshold: bool) -> ml_collections.ConfigDict:
         )
         for name, (dataset, split, template) in asked.items()
     }
+    for datasets, template in TESTS:
+        sources |= recipes.test_sources(datasets, template)
     steps = EPOCHS_PER_PHASE * sum(IMAGES.values()) // IMAGES_PER_STEP
     first = _grpo(steps, threshold=threshold)
     return make_config(

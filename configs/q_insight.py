@@ -12,8 +12,10 @@ comparison model (5,000 pairs) goes on from there:
 `q_insight.py:3b` is the same at 3B (RACT paper, A.6).
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,qinsight_degradation} (and
-qinsight_comparison). Published: 8 x H20, about a day. To expect (RALI paper, table 2): KonIQ-10k
-PLCC / SRCC .933 / .916. Not run at this size by jaxqa yet.
+qinsight_comparison), for tests alone datasets/{spaq,kadid10k,pipal,livec,agiqa3k,csiq}
+(--config.data.sources.NAME.evaluate=False leaves one out). Published: 8 x H20, about a day. To
+expect (RALI paper, table 2; PLCC / SRCC): KonIQ-10k .933 / .916, average of all seven .806 / .783.
+Not run at this size by jaxqa yet.
 
 `:demo` has the same rewards and tasks on the demo's photographs; a warm-up and a fine-tuning on
 template sentences stand in for the pretrained model.
@@ -21,6 +23,7 @@ template sentences stand in for the pretrained model.
 
 import ml_collections
 
+from jaxqa.evaluation.suites import get_suite
 from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
@@ -61,6 +64,8 @@ def _full(size: str) -> ml_collections.ConfigDict:
             evaluate=False,
         ),
     }
+    others = get_suite("rali").datasets[1:]  # RALI paper, table 2, without KonIQ-10k itself
+    sources |= recipes.test_sources(others, "q_insight", scale="measured")
     return make_config(
         stages={"grpo": _grpo(EPOCHS * KONIQ_IMAGES // IMAGES_PER_STEP)},
         spare={"comparison": _comparison(EPOCHS * COMPARISONS // IMAGES_PER_STEP)},

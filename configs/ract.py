@@ -9,9 +9,10 @@ texts (as descriptions, without scores) and on KonIQ-10k's scores (RALI and RACT
 numbers from section 4.1 and appendix A). The paper does not give the number of texts per image,
 nor rate, length and batch of the fine-tuning: guesses, marked below.
 
-Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,spaq,kadid10k,pipal}. Published:
-8 x H20. To expect (table 3, average PLCC / SRCC): in domain .853 / .842, out of domain .858 / .816.
-Not run at this size by jaxqa yet.
+Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,spaq,kadid10k,pipal}, for tests
+alone datasets/{livec,agiqa3k,csiq,tid2013} (--config.data.sources.NAME.evaluate=False leaves one
+out). Published: 8 x H20. To expect (table 3, average PLCC / SRCC): in domain .853 / .842, out of
+domain .858 / .816. Not run at this size by jaxqa yet.
 
 Ablations:
     table 5    --config.cross_domain.trains=vision (tower alone) or language (model alone);
@@ -32,6 +33,7 @@ import dataclasses
 
 import ml_collections
 
+from jaxqa.evaluation.suites import get_suite
 from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.reasoning.own import ReasoningText
 from jaxqa.rewards.registry import RewardTerm
@@ -84,7 +86,8 @@ def _sources(mode: str) -> dict[str, DataSource]:
         f"{name}_text": dataclasses.replace(source, template="ract_description", evaluate=False)
         for name, source in scored.items()
     }
-    return scored | described
+    others = get_suite("ract").groups["out-of-domain"]
+    return scored | described | recipes.test_sources(others, template, scale="measured")
 
 
 def _stages(mode: str) -> dict[str, StageConfig | RationalesStage]:

@@ -16,12 +16,15 @@ Probes of its claims (their metrics of stability: `group_variance_quality`, `_ae
     tatar.py:symmetric         one Gaussian for both tasks, no ranking, no limit of words
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{koniq10k,artimuse10k} (with ArtiMuse's attribute
-texts), and three OpenAI-compatible endpoints, by default:
+texts), the data sets it is tested on (spaq, kadid10k, pipal; ava, tad66k, flickr_aes; one that is
+not there is left out with --config.data.sources.NAME.evaluate=False), and three OpenAI-compatible
+endpoints, by default:
 
     localhost:8000 Qwen3-VL-32B        localhost:8001 DeepSeek-R1-Distill-Qwen-32B
     localhost:8002 Qwen3-VL-235B (judge)
 
-Published: 8 GPUs. The paper's tables are not public; jaxqa has not run this size yet. Quirks of the
+Published: 8 GPUs. Neither how long it takes nor a table to compare with is public (the abstract has
+no figures); jaxqa has not run this size yet. Quirks of the
 released code that no option here reproduces are in jaxqa/rewards/compatibility/tatar.py.
 """
 
@@ -64,6 +67,12 @@ def _full(mode: str) -> ml_collections.ConfigDict:
             dataset="artimuse10k", template="tatar_aesthetics", weight=float(ARTIMUSE_IMAGES)
         ),
     }
+    # Its eight benchmarks, less the two that it trains on; labels as its lists have them.
+    sources |= recipes.test_sources(
+        ("spaq:tatar", "kadid10k:tatar", "pipal:tatar"), "tatar_quality"
+    )
+    beauty = ("ava:tatar", "tad66k:test", "flickr_aes:tatar")
+    sources |= recipes.test_sources(beauty, "tatar_aesthetics")
     return make_config(
         stages={
             "fast": _slow_quality() if mode in ("slow_quality", "swapped") else _fast(),

@@ -7,8 +7,12 @@ Wu et al., VisualQuality-R1: Reasoning-Induced Image Quality Assessment via Rein
 to Rank, 2025. GRPO from Qwen2.5-VL-7B-Instruct with the fidelity reward; trained on KADID-10k's
 49 training references, tested on its 16 test references.
 
-Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/kadid10k. Published: 8 GPUs of 80 GB. Not run
-at this size by jaxqa yet.
+Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/kadid10k and the data sets it is tested on (TESTS
+below); one that is not there is left out with --config.data.sources.NAME.evaluate=False. Published:
+8 GPUs of 80 GB; how long is not public. What to expect from this training set is not known to
+jaxqa, which has read the code and not the paper. Trained on KonIQ-10k instead, others measured
+(RALI paper, table 2; PLCC / SRCC): KADID-10k .712 / .711, SPAQ .891 / .892, LIVE-C .874 / .849,
+AGIQA-3K .822 / .767. Not run at this size by jaxqa yet.
 
 Published code ranks the 8 images of one GPU; here all 64 images of a step are ranked, inside their
 data set.
@@ -26,6 +30,12 @@ from jaxqa.stages.sources import DataSource, EvaluationConfig
 
 EPOCHS = 10  # released script
 IMAGES_PER_STEP = 64  # 8 GPUs x 8 images (48 completions of groups of 6)
+# The label files of its repository besides KADID-10k's, all whole.
+TESTS = (
+    *("koniq10k:visualquality_r1", "spaq:visualquality_r1", "livec:visualquality_r1"),
+    *("bid:visualquality_r1", "agiqa3k:visualquality_r1", "deblurring:visualquality_r1"),
+    *("dehazing:visualquality_r1", "super_resolution:visualquality_r1"),
+)
 KADID_IMAGES = 6125  # RL-KADID-10K_train_scoring.jsonl: 49 references x 125
 
 
@@ -44,7 +54,9 @@ def _full() -> ml_collections.ConfigDict:
     return make_config(
         stages={"grpo": _grpo(EPOCHS * KADID_IMAGES // IMAGES_PER_STEP)},
         model=recipes.qwen("7B"),
-        data=recipes.full_data({"kadid10k": source}),
+        data=recipes.full_data(
+            {"kadid10k": source} | recipes.test_sources(TESTS, "visualquality_r1", scale="measured")
+        ),
         evaluation=EvaluationConfig(batch_size=64, max_new_tokens=512),  # README, batch 32
         mesh=recipes.EIGHT_GPUS,
     )

@@ -167,26 +167,34 @@ class ListSplit:
         lists: Part -> list.
         rest: Part of the images that no list names, if they belong to any.
         source: Where the lists come from.
+        total: Names that the lists must hold together, where all are there; 0 where unknown.
         counts: Images per part.
     """
 
     lists: Mapping[str, NameList]
     source: str
     rest: str | None = None
+    total: int = 0
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def assign(self, rows: Sequence[SplitRow], folder: Path) -> list[str | None]:
-        """By name; UserError where a list is missing or two lists share a name.
+        """By name; UserError where a list is missing, two share a name or a name is lacking.
 
         A list that is not there is missed only where it is the one for testing.
         """
         parts: dict[str, str | None] = {}
+        whole = all(names.find(folder) is not None for names in self.lists.values())
         for part, names in self.lists.items():
             if part != "test" and names.find(folder) is None:
                 continue
             for name in names.read(folder, source=self.source):
                 if parts.setdefault(name, part) != part:
                     raise UserError(f"{self.source}: {name} is in {parts[name]} and {part}")
+        if whole and self.total and len(parts) != self.total:
+            raise UserError(
+                f"{self.source}: the lists name {len(parts)} images together, expected "
+                f"{self.total}; one of them is another list, or part of one"
+            )
         return [parts.get(name_lists.stem(row.name), self.rest) for row in rows]
 
 

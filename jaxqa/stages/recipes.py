@@ -6,10 +6,13 @@ template sentences stand in for the pretrained model that the papers start from.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from jaxqa.data import registry
 from jaxqa.data.batching import Buckets
 from jaxqa.data.demo import DemoDataConfig
+from jaxqa.data.scales import LabelRange
 from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
 from jaxqa.reasoning.expert import ExpertConfig
@@ -78,6 +81,31 @@ def full_data(
         ),
         workers=8,
     )
+
+
+def test_sources(
+    datasets: Sequence[str], template: str, *, scale: LabelRange = "label"
+) -> dict[str, DataSource]:
+    """Data sets that a paper tests on without training on them, by name.
+
+    A user who lacks one leaves it out with `--config.data.sources.NAME.evaluate=False`.
+
+    Args:
+      datasets: `NAME:SPLIT`, as in `evaluation.suites`.
+      template: what is asked.
+      scale: see `DataSource`.
+    """
+    found = {}
+    for text in datasets:
+        name, split = registry.parse_selection(text)
+        found[name] = DataSource(
+            dataset=name,
+            split="" if split in (None, "test") else split,
+            template=template,
+            weight=0.0,
+            scale=scale,
+        )
+    return found
 
 
 def rl_optimizer(*, end_fraction: float = 0.0) -> OptimizerConfig:

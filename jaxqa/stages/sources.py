@@ -68,7 +68,8 @@ class DataSource:
       template: prompt, by name.
       system: replaces the prompt's system turn; an empty one leaves the chat template's own.
       question: replaces the prompt's question, see `PromptTemplate`.
-      weight: share of the training rows, relative to the other sources'; 0 only tests.
+      weight: share of the training rows, relative to the other sources'; 0 only tests, and with
+        `evaluate` False the source is left out and need not be there.
       scale: what becomes of labels in the prompt's range: "label" maps the range that labels can
         have, "measured" the published data set's lowest and highest label.
       evaluate: whether its test part is tested.
@@ -87,8 +88,6 @@ class DataSource:
     def __post_init__(self):
         if not (self.weight >= 0 and math.isfinite(self.weight)):
             raise ValueError(f"weight must be at least 0 and finite, got {self.weight}")
-        if not self.weight and not self.evaluate:
-            raise ValueError("weight 0 only tests, but evaluate is False: leave the source out")
         if self.weight and self.evaluate and self.split == "all":
             raise ValueError(
                 'split "all" tests on what it trains on; set weight to 0, evaluate to False or a '

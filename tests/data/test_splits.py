@@ -109,6 +109,18 @@ def test_two_lists_may_not_share_a_name(tmp_path):
         split.assign(ROWS, tmp_path)
 
 
+def test_lists_that_name_too_few_images_together_are_refused(tmp_path):
+    lists = {part: splits.NameList(files=(f"{part}.txt",)) for part in ("train", "test")}
+    split = splits.ListSplit(lists=lists, source="somebody", total=3)
+    (tmp_path / "test.txt").write_text("I01_0.png\n")
+    assert split.assign(ROWS, tmp_path)[0] == "test"  # the other list is not there
+    (tmp_path / "train.txt").write_text("I01_1.png\nI02_0.png\n")
+    assert "train" in split.assign(ROWS, tmp_path)
+    (tmp_path / "train.txt").write_text("I01_1.png\n")
+    with pytest.raises(UserError, match="name 2 images together, expected 3"):
+        split.assign(ROWS, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

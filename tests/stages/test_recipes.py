@@ -9,6 +9,7 @@ from rich.console import Console
 from jaxqa import configuration
 from jaxqa.data.prompts import get_template
 from jaxqa.data.registry import dataset_info
+from jaxqa.evaluation.suites import get_suite
 from jaxqa.rewards.labels import TASKS
 from jaxqa.stages import run
 from jaxqa.stages.config import parse_config
@@ -44,11 +45,31 @@ def test_a_full_size_config_fits_together(name, mode):
     for section in config.sections.values():
         assert set(section.sources) <= set(config.data.sources)
         if isinstance(section, GrpoStage):
-            asked = section.sources or tuple(config.data.sources)
+            sources = config.data.sources
+            asked = section.sources or tuple(name for name in sources if sources[name].weight)
             tasks = {get_template(config.data.sources[name].template).task for name in asked}
             rewarded = {task for term in section.rewards.values() for task in term.tasks or TASKS}
             assert tasks <= rewarded
             assert section.batch_size % (config.mesh.data * config.mesh.fsdp) == 0
+
+
+TESTED = {
+    "q_insight": "rali",
+    "tatar": "tatar",
+    "aes_r1": "aes_r1",
+    "omniquality_r": "omniquality_r",
+    "ract": "ract",
+}
+
+
+@pytest.mark.parametrize("name", list(TESTED))
+def test_a_full_size_config_tests_as_its_paper_does(name):
+    sources = parse_config(load(name, "full")).data.sources.values()
+    found = {source.dataset for source in sources if source.evaluate}
+    assert found == {dataset.partition(":")[0] for dataset in get_suite(TESTED[name]).datasets}
+    for source in sources:
+        info = dataset_info(source.dataset)
+        assert source.split in ("", "all", *info.splits) or info.own_counts, source
 
 
 # Images in a step, answers to each, KL, upper clip, as published.

@@ -175,7 +175,6 @@ def test_sources_that_do_not_fit_are_named(root, change, message):
     ("change", "message"),
     [
         ({"weight": -1.0}, "weight must be at least 0"),
-        ({"weight": 0.0, "evaluate": False}, "leave the source out"),
         ({"split": "all"}, 'split "all" tests on what it trains on'),
         ({"template": "concise", "scale": "x"}, "expected one of 'label', 'measured'"),
     ],
@@ -184,6 +183,14 @@ def test_impossible_sources_are_refused(root, change, message):
     sources = SOURCES | {"quality": SOURCES["quality"] | change}
     with pytest.raises(UserError, match=message):
         parse_config(make_config(root, sources))
+
+
+def test_a_source_can_be_left_out_by_flags(root):
+    """A full-size config tests on more data sets than everybody has."""
+    left_out = SOURCES["quality"] | {"weight": 0.0, "evaluate": False, "root": "/nowhere"}
+    config = parse_config(make_config(root, SOURCES | {"other": left_out}))
+    train, test = read_sources(config, root)
+    assert "other" not in train.keys() | test.keys() and "quality" in train.keys() & test.keys()
 
 
 def test_sources_have_names_and_the_prompts_texts_can_be_replaced(root):

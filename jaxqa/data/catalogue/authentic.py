@@ -30,6 +30,11 @@ def _koniq_tables(scale: str) -> Layout:
 
 _MISSING_IN_QALIGN = frozenset("121123359 213906996 3483143101 3632417985 44009500".split())
 
+_KONIQ_RANGE = (3.9118, 88.389)
+_KONIQ_FROM_1_TO_5 = Columns(
+    factor=(_KONIQ_RANGE[1] - _KONIQ_RANGE[0]) / 4,
+    offset=_KONIQ_RANGE[0] - (_KONIQ_RANGE[1] - _KONIQ_RANGE[0]) / 4,
+)
 _KONIQ_SPLITS = {
     "qalign": OwnSplit(
         without=_MISSING_IN_QALIGN,
@@ -64,7 +69,7 @@ KONIQ10K = DatasetInfo(
     task="quality",
     label_name="MOS (z-score)",
     label_range=(1.0, 100.0),
-    measured_range=(3.9118, 88.389),
+    measured_range=_KONIQ_RANGE,
     higher_is_better=True,
     deviation="SD of the Likert answers, multiplied by 27.82 into the label's scale",
     count=10073,
@@ -87,6 +92,15 @@ KONIQ10K = DatasetInfo(
         ),
         qalign(train="train_koniq", test="test_koniq", images=_KONIQ_IMAGES),
         tatar("IQA", "KonIQ-10K", images=_KONIQ_IMAGES),
+        dataclasses.replace(
+            visualquality_r1(
+                "KONIQ-10K", "dis mos std", images=_KONIQ_IMAGES, columns=_KONIQ_FROM_1_TO_5
+            ),
+            notes=(
+                "VisualQuality-R1's list has labels from 1 to 5; they are taken to be its min-max "
+                "of the z-score MOS, which was not verified",
+            ),
+        ),
     ),
     own_counts={"train": 7058, "validation": 1000, "test": 2015},
     splits=_KONIQ_SPLITS,

@@ -156,8 +156,18 @@ PIPAL = DatasetInfo(
             columns=_FROM_1_TO_5,
         ),
         tatar("IQA", "PIPAL", images=_PIPAL_IMAGES, columns=_FROM_1_TO_5),
+        dataclasses.replace(
+            visualquality_r1("PIPAL", "ref dis mos", images=_PIPAL_IMAGES, columns=_PIPAL_FILE),
+            notes=("VisualQuality-R1's list is taken to hold Elo; other numbers are refused",),
+        ),
     ),
-    splits={"tatar": _PIPAL_SPLIT, "deqa": _PIPAL_SPLIT},
+    splits={
+        "tatar": _PIPAL_SPLIT,
+        "deqa": _PIPAL_SPLIT,
+        "visualquality_r1": WholeSplit(
+            source="VisualQuality-R1 tests on all images", counts={"test": 23200}
+        ),
+    },
     notes=(
         "labels are Elo ratings: A is better than B with probability 1/(1+10^((B-A)/400))",
         "DeQA-Score and TATAR rescale Elo to 1 to 5 over all images; this is undone",

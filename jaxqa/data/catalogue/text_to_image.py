@@ -5,7 +5,7 @@ import dataclasses
 from jaxqa.data.catalogue.published import deqa, qalign, visualquality_r1
 from jaxqa.data.layouts import Columns, Layout, label_file, label_files
 from jaxqa.data.records import DatasetInfo
-from jaxqa.data.splits import WholeSplit
+from jaxqa.data.splits import ListSplit, NameList, WholeSplit
 
 _AGIQA_IMAGES = ("", "images", "AGIQA-3K")
 _AGIQA_WHOLE = WholeSplit(source="no official split: the whole set", counts={"test": 2982})
@@ -13,6 +13,21 @@ _AGIQA_CITATION = (
     "Li, Zhang, Wu, Sun, Min, Liu, Zhai, Lin: AGIQA-3K: An open database for AI-generated image "
     "quality assessment. IEEE TCSVT 2023"
 )
+
+
+def _qalign_split(number: int) -> ListSplit:
+    """Q-Align's lists for fine-tuning; their hashes are not published."""
+
+    def names(part: str) -> NameList:
+        file = f"{part}_split_{number}.json"
+        homes = ("playground/data/ft/agiqa3k/", "ft/agiqa3k/", "agiqa3k/", "splits/")
+        return NameList(files=(*(home + file for home in homes), f"qalign_{file}"))
+
+    return ListSplit(
+        lists={"train": names("train"), "test": names("test")},
+        total=2982,
+        source=f"Q-Align's split {number} of five for fine-tuning (playground/data/ft/agiqa3k)",
+    )
 
 
 def _agiqa_table(score: str, std: str) -> Layout:
@@ -51,8 +66,11 @@ AGIQA3K = DatasetInfo(
             columns=Columns(factor=1 / 22.278),  # 0..100 back to the raters' scale
         ),
     ),
-    splits={name: _AGIQA_WHOLE for name in ("whole", "qalign", "deqa", "visualquality_r1")},
+    splits={name: _AGIQA_WHOLE for name in ("whole", "qalign", "deqa", "visualquality_r1")}
+    | {f"qalign{number}": _qalign_split(number) for number in range(1, 6)},
     notes=(
+        "Q-Align fine-tunes on five splits (qalign1 to qalign5), drawn by image and not by prompt: "
+        "images of one prompt stand in both parts",
         "Q-Align writes the labels as text",
         "VisualQuality-R1's labels are mos_quality times 22.278; this is undone",
     ),

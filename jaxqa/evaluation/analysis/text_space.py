@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from jaxqa.errors import UserError
@@ -23,6 +25,7 @@ _ANSWER = re.compile(r"<answer>.*?(</answer>|$)", re.DOTALL)
 _TAGS = re.compile(r"</?[a-z]+>")
 _NEIGHBOURS = 5
 _LENGTH_BINS = 30
+_COLOURS = "viridis"
 
 
 def rationale(text: str) -> str:
@@ -89,14 +92,14 @@ def neighbour_srcc(embeddings: np.ndarray, labels: np.ndarray) -> float:
 
 def _draw_maps(figure, axes, places, labels, agreement) -> None:  # noqa: ANN001
     everything = np.concatenate(list(labels.values()))
-    low, high = everything.min(), everything.max()
     corners = np.concatenate(list(places.values()))
     margin = 0.05 * np.ptp(corners, axis=0) + 1e-6
+    scale = Normalize(everything.min(), everything.max())
     for axis, (name, points) in zip(axes, places.items(), strict=True):
+        axis.scatter(*corners.T, s=4, lw=0, color=pictures.GREY, alpha=0.15)  # the other models'
         order = np.random.default_rng(0).permutation(len(points))  # neither end hides the other
-        shown = axis.scatter(
-            *points[order].T, c=labels[name][order], s=9, lw=0, cmap="viridis", vmin=low, vmax=high
-        )
+        colours = labels[name][order]
+        axis.scatter(*points[order].T, c=colours, s=9, lw=0, cmap=_COLOURS, norm=scale)
         axis.set(xticks=[], yticks=[])
         axis.set_xlim(corners[:, 0].min() - margin[0], corners[:, 0].max() + margin[0])
         axis.set_ylim(corners[:, 1].min() - margin[1], corners[:, 1].max() + margin[1])
@@ -105,7 +108,7 @@ def _draw_maps(figure, axes, places, labels, agreement) -> None:  # noqa: ANN001
         found = agreement[name]
         text = f"{found:.2f}" if np.isfinite(found) else "none"
         axis.set_title(f"neighbours' SRCC {text}", loc="right", fontsize=6.5)
-    bar = figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(scale, _COLOURS), ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("label", fontsize=7)
     bar.ax.tick_params(labelsize=6)
     bar.outline.set_visible(False)

@@ -75,6 +75,15 @@ def test_koniq_table_of_two_minds_is_refused(tmp_path):
         registry.read_dataset("koniq10k", tmp_path, "all")
 
 
+def test_koniq_list_of_visualquality_r1_goes_back_to_the_z_score(tmp_path):
+    write_images(tmp_path / "KonIQ-10k" / "512x384", ["a.jpg", "b.jpg"])
+    file = tmp_path / "KonIQ-10k" / "KONIQ-10K" / "KONIQ-10K_mos.txt"
+    write_lines(file, ["a.jpg 1.0 0.5", "b.jpg 5.0 0.5"])
+    found = registry.read_dataset("koniq10k", tmp_path, "visualquality_r1")
+    assert [e.score for e in found] == pytest.approx([3.9118, 88.389])
+    assert [e.metadata["label_std"] for e in found] == pytest.approx([0.5 * 84.4772 / 4] * 2)
+
+
 def test_koniq_splits(tmp_path):
     _koniq(tmp_path / "KonIQ-10k", table="sets")
 

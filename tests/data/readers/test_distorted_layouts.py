@@ -117,6 +117,17 @@ def test_pipal_rescaled_labels_become_elo_again(tmp_path):
     assert [e.score for e in examples] == pytest.approx(list(elo.values()))
 
 
+def test_pipal_list_of_visualquality_r1_holds_elo(tmp_path):
+    write_images(tmp_path / "Train_Dist", ["A0001_00_00.bmp"])
+    file = tmp_path / "PIPAL_mos.txt"
+    write_lines(file, ["A0001.bmp A0001_00_00.bmp 1520.0648"])
+    (found,) = registry.read_dataset("pipal", tmp_path, "visualquality_r1")
+    assert (found.score, found.metadata["reference"]) == (1520.0648, "A0001")
+    write_lines(file, ["A0001.bmp A0001_00_00.bmp 3.5"])  # a scale that is not known to jaxqa
+    with pytest.raises(UserError, match=r"3\.5"):
+        registry.read_dataset("pipal", tmp_path, "visualquality_r1")
+
+
 def test_pipal_split_from_the_list_of_others(tmp_path):
     names = [f"A{r:04d}_00_{i:02d}.bmp" for r in range(1, 47) for i in range(101)][:4641]
     write_lines(tmp_path / "Train_Label" / "A0001.txt", [f"{n},1000" for n in names[-2:]])

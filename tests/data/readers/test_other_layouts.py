@@ -28,6 +28,27 @@ def test_agiqa_quality_and_alignment_are_two_data_sets(tmp_path):
     assert quality.example_id != alignment.example_id
 
 
+def test_agiqa_splits_of_qalign(tmp_path):
+    names = [f"sd1.5_normal_{number:04d}.jpg" for number in range(2982)]
+    kept = names[:2] + names[-2:]
+    rows = [[n, "p", "", "", "", 2.5, 0.1, 3.0, 0.1] for n in kept]
+    header = ["name", "prompt", "adj1", "adj2", "style", "mos_quality", "std_quality"]
+    write_csv(tmp_path / "data.csv", [*header, "mos_align", "std_align"], rows)
+    write_images(tmp_path, kept)
+    home = tmp_path / "playground/data/ft/agiqa3k"
+    for part, chosen in (("train", names[:-597]), ("test", names[-597:])):
+        items = [{"img_path": f"agiqa3k/{n}", "gt_score": "2.5"} for n in chosen]
+        write_json(home / f"{part}_split_3.json", items)
+    for part, expected in (("train", kept[:2]), ("test", kept[2:])):
+        found = registry.read_dataset("agiqa3k", tmp_path, f"qalign3/{part}")
+        assert [e.image.name for e in found] == expected
+    with pytest.raises(UserError, match=r"Q-Align's split 4.* put .*test_split_4\.json"):
+        registry.read_dataset("agiqa3k", tmp_path, "qalign4/test")
+    write_json(home / "train_split_3.json", [{"img_path": n} for n in names[:-598]])
+    with pytest.raises(UserError, match="name 2981 images together, expected 2982"):
+        registry.read_dataset("agiqa3k", tmp_path, "qalign3/test")
+
+
 def test_agiqa_labels_as_text_and_times_a_hundred(tmp_path):
     qalign, vq = tmp_path / "qalign", tmp_path / "vq"
     row = {"image": "agi/xl_1.jpg", "gt_score": "2.25"}

@@ -67,7 +67,7 @@ def test_rows_hold_what_the_picture_shows():
     assert [row["words"] for row in rows] == [9] * 8 + [2] * 6
     assert [row["label"] for row in rows[8:]] == list(range(2, 8))
     assert [axis.get_title("left") for axis in figure.axes[:2]] == ["base", "rl"]
-    shown = np.concatenate([axis.collections[0].get_offsets() for axis in figure.axes[:2]])
+    shown = np.concatenate([axis.collections[-1].get_offsets() for axis in figure.axes[:2]])
     written = np.array([(row["x"], row["y"]) for row in rows])
     assert sorted(map(tuple, np.asarray(shown))) == sorted(map(tuple, written))
     assert text_space.draw(models, embeddings)[1] == rows  # the same for the same seed
