@@ -23,7 +23,8 @@ from jaxqa.distill.resize import resize_pixels
 from jaxqa.models.clip.model import Clip, unit
 from jaxqa.typing import Array, Float, Params, Shaped, UInt8
 
-_EMBEDDINGS_AT_ONCE = 4096
+_EMBEDDINGS_AT_ONCE = 256
+"""As many as stay in a core's cache from one product to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +157,12 @@ class RaliScorer:
         """Answers for unit embeddings that were computed before."""
         found = []
         for start in range(0, len(embeddings), _EMBEDDINGS_AT_ONCE):
-            part = embeddings[start : start + _EMBEDDINGS_AT_ONCE].astype(np.float32)
-            block = np.zeros((_EMBEDDINGS_AT_ONCE, embeddings.shape[1]), np.float32)
-            block[: len(part)] = part
-            found.append((_embedding_scores(self.model, self.params, block), len(part)))
-        parts = [np.asarray(scores)[:length] for scores, length in found]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+            block = np.asarray(embeddings[start : start + _EMBEDDINGS_AT_ONCE], np.float32)
+            if short := _EMBEDDINGS_AT_ONCE - len(block):
+                block = np.pad(block, ((0, short), (0, 0)))
+            found.append(_embedding_scores(self.model, self.params, block))
+        scores = np.concatenate([np.asarray(part) for part in found] or [np.zeros(0, np.float32)])
+        return scores[: len(embeddings)]
 
     def dispatch(self, pixels: UInt8[np.ndarray, "B side side 3"]) -> Float[Array, " B"]:
         """Begin to score one block of prepared images; the result is read when it is ready."""
