@@ -1,0 +1,54 @@
+"""That the benchmarks run, on tiny models; what they find is not looked at."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+BLOCKED = """
+import runpy, sys
+for name in ("grain", "ml_collections", "tensorflow_datasets", "transformers", "torch", "PIL"):
+    sys.modules[name] = None  # importing it fails
+sys.argv = ["gpu.py", "--preset=tiny", "--rounds=1", "--json", sys.argv[1]]
+runpy.run_path({path!r}, run_name="__main__")
+"""
+
+
+def run(*words: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_without_data_packages(tmp_path):
+    code = BLOCKED.format(path=str(BENCHMARKS / "gpu.py"))
+    run("-c", code, str(tmp_path / "gpu.json"))
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    for part in ("decode", "prefill", "clip", "training"):
+        assert "error" not in record[part] and "skipped" not in record[part], record[part]
+    assert record["training"]["completions_per_second"] > 0
+    assert record["device"] == "cpu cpu" and record["date"] and "gpu.py" in record["command"]
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_the_comparison_with_transformers_runs(tmp_path):
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    out = tmp_path / "figures.json"
+    sizes = "--tokens=4 --side=56 --generation_prompt=16 --training_prompt=16".split()
+    script = str(BENCHMARKS / "against_transformers.py")
+    printed = run(script, "--size=tiny", "--rounds=1", "--json", str(out), *sizes)
+    figures = json.loads(out.read_text())
+    assert max(figures["training"].pop("gradient_gaps").values()) < 1e-4
+    assert len(figures["generation"]) == 6 and len(figures["training"]) == 6
+    assert all(name in printed for table in figures.values() for name in table)
