@@ -12,12 +12,12 @@ time, which other load on the machine disturbs least. Compilation and a first ru
 
 transformers runs in every setting that could be its fastest: sdpa and eager attention, G copies of
 prompt and image (what trainers do), the prompt read once and its cache repeated, a static cache;
-training with G copies of the image and with its features computed once.
+training with G copies of the image and with its features computed once. TRL is not among them: its
+GRPO trainer calls this model with G copies of prompt and image, and adds its own data handling.
 """
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import os
 import sys
@@ -70,7 +70,6 @@ def main() -> None:
         f"{transformers.__version__}; fastest of {options.rounds} rounds in turn\n"
     )
     figures = {"generation": generation(options, params), "training": training(options, params)}
-    print(f"\nTRL's GRPO step: {trl_state()}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -183,13 +182,6 @@ def report(title: str, seconds: dict[str, Seconds], *, tokens: int = 0) -> dict[
             f"{cpu / ours.cpu:.2f} |"
         )
     return {name: dict(zip(("wall_s", "cpu_s"), s, strict=True)) for name, s in seconds.items()}
-
-
-def trl_state() -> str:
-    """Whether it is there to compare with."""
-    if importlib.util.find_spec("trl") is None:
-        return "not installed"
-    return "see benchmarks/against_trl.py"
 
 
 if __name__ == "__main__":
