@@ -52,7 +52,7 @@ def visit(chromium):
 
     def visit(url, **options):
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)  # a busy machine is slow, not wrong
         contexts.append(context)
         page, origin = context.new_page(), url.partition("#")[0]
         page.on("pageerror", lambda error: problems.append(str(error)))

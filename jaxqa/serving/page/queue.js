@@ -1,6 +1,7 @@
 // Many images through the server: a few requests at a time, each with a few images.
 
 import { sentence } from "./dom.js";
+import { condense } from "./scale.js";
 
 const IMAGES = 8; // of a request: a block of the server
 const REQUESTS = 3; // at a time
@@ -131,6 +132,8 @@ function settle(item, reply, place) {
     mode: reply.mode,
     ...reply.details[place],
   };
+  const { distribution, range } = item.result;
+  if (distribution) item.result.distribution = condense(distribution, range);
   item.again = false;
   item.state = score === null ? "failed" : "scored";
   item.error = score === null ? words(new Error(reply.errors[place])) : "";

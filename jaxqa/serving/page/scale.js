@@ -8,8 +8,17 @@ const RULER = 34; // pixels: ticks and numbers
 const PLOT = 112; // pixels: bars
 const HEADROOM = 14;
 
+/** What is kept of a distribution: thousands of images may have one, of thousands of values. */
+export function condense(distribution, range) {
+  return {
+    bins: histogram(distribution, range),
+    interval: interval(distribution, 0.9),
+    mass: distribution.mass,
+  };
+}
+
 /** Probabilities in equal steps of the range; the last step holds its end. */
-export function histogram({ values, probabilities }, [low, high]) {
+function histogram({ values, probabilities }, [low, high]) {
   const bins = new Array(BINS).fill(0);
   values.forEach((value, place) => {
     // The nudge: 1.3 is a little less than 1 + 3 * 0.1 to a computer.
@@ -23,7 +32,7 @@ export function histogram({ values, probabilities }, [low, high]) {
 function summary({ distribution, samples, spread }) {
   const parts = [];
   if (distribution) {
-    const [from, to] = interval(distribution, 0.9);
+    const [from, to] = distribution.interval;
     parts.push(`Nine tenths of the probability lie between ${plain(from)} and ${plain(to)}.`);
     parts.push(`Standard deviation ${written(spread)}.`);
     parts.push(`Numbers that are allowed hold ${percent(distribution.mass)} of all probability.`);
@@ -52,7 +61,7 @@ function interval({ values, probabilities }, share) {
 /** The figure: a drawing with its words, and the distribution as a table. */
 export function scale(result) {
   const { range, distribution, samples } = result;
-  const bins = distribution ? histogram(distribution, range) : null;
+  const bins = distribution?.bins;
   const plot = bins ? PLOT : samples?.length > 1 ? 26 : HEADROOM;
   const words = summary(result);
   const whole = `${written(result.score)} on a scale of ${range.map(plain).join(" to ")}. ${words}`;
