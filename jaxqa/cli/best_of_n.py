@@ -58,7 +58,7 @@ def choose(argv: Sequence[str] | None) -> int:
                     flags.output,
                     makers=makers,
                     reflection=reflection,
-                    settings={"models": models, "max_pixels": flags.max_pixels},
+                    settings={"models": models, **_settings(flags)},
                     resume=flags.resume,
                     watch=watch,
                 )
@@ -77,6 +77,12 @@ def choose(argv: Sequence[str] | None) -> int:
     )
     best_of_n_screen.report(selections, weights, found, flags.output, console)
     return FAILED_STATUS if any(s.best(weights) is None for s in selections) else 0
+
+
+def _settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """What scores depend on, beside the models and the questions."""
+    named = ("prompt", "max_new_tokens", "max_pixels", "block_rows", "fsdp", "tensor")
+    return {name: getattr(flags, name) for name in named}
 
 
 def _panel(flags: argparse.Namespace) -> "tuple[Panel, dict[str, str]]":
