@@ -47,16 +47,13 @@ class Journal:
         if not earlier:
             self._file.append([{"settings": dict(settings)}])
 
-    def recall(self, key: str, number: int, *, failures: bool = False) -> Candidate | None:
-        """A candidate of an earlier run with its scores.
+    def recall(self, key: str, number: int) -> Candidate | None:
+        """A candidate of an earlier run with its scores; None if there was none.
 
-        Args:
-          key: of its prompt.
-          number: its number.
-          failures: also one that could not be made.
+        One that could not be made has no path, and is the caller's to try again.
         """
         image = self._images.get((key, number))
-        if image is None or (image["error"] is not None and not failures):
+        if image is None:
             return None
         scores = dict(self._scores.get((key, number), {}))
         return Candidate(number=number, scores=scores, **image)

@@ -30,7 +30,7 @@ def study_tables(study: Study) -> list[Table]:
         return []
     selectors = list(dict.fromkeys(row.selector for row in study.rows))
     found = {(row.selector, row.column): row for row in study.rows}
-    prompts = study.rows[0].prompts
+    prompts = _prompts(study.rows[0].prompts)
     header = ["chosen by", *study.columns]
     scores = [[s, *(_with_spread(found[s, column]) for column in study.columns)] for s in selectors]
     gains = [
@@ -39,7 +39,7 @@ def study_tables(study: Study) -> list[Table]:
         if s != "random"
     ]
     tables: list[Table] = [
-        (f"Mean score of the chosen images ± its spread over {prompts} prompts", header, scores),
+        (f"Mean score of the chosen images ± its spread over {prompts}", header, scores),
         ("Gain over a random choice, with a 95 % interval over prompts", header, gains),
     ]
     return tables + [_sweep(study, column) for column in study.columns]
@@ -59,7 +59,7 @@ def round_table(selections: Sequence[Selection], weights: Weights) -> Table | No
         combined = _mean([c.combined(weights) for c in known])
         rows.append([str(number), str(made), *means, combined])
     header = ["round", "images made", *weights, "combined"]
-    return f"The best image so far, mean over {len(selections)} prompts", header, rows
+    return f"The best image so far, mean over {_prompts(len(selections))}", header, rows
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -76,6 +76,10 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _prompts(count: int) -> str:
+    return f"{count} prompt{'' if count == 1 else 's'}"
 
 
 def _sweep(study: Study, column: str) -> Table:
