@@ -4,6 +4,8 @@ Models know no mesh. A family's rows live here as data; the first row whose patt
 whole "/"-joined path wins, and a leaf that no row matches is an error.
 """
 
+import contextlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxqa.errors import UserError
@@ -83,9 +85,15 @@ class MeshConfig:
             raise ValueError(f"mesh axes must be positive (data may be -1), got {self}")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Mesh over the first data*fsdp*tensor devices, axes ("data", "fsdp", "tensor")."""
-    available = jax.device_count()
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Mesh over the first data*fsdp*tensor devices, axes ("data", "fsdp", "tensor").
+
+    Args:
+      config: how many along each axis.
+      devices: those to take; None for the process's.
+    """
+    devices = jax.devices() if devices is None else devices
+    available = len(devices)
     inner = config.fsdp * config.tensor
     data = available // inner if config.data == -1 else config.data
     needed = data * inner
@@ -94,8 +102,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"mesh: {config.data} x {config.fsdp} x {config.tensor} devices wanted, "
             f"{available} found; make the mesh smaller"
         )
-    devices = np.asarray(jax.devices()[:needed]).reshape(data, config.fsdp, config.tensor)
-    return Mesh(devices, ("data", "fsdp", "tensor"))
+    taken = np.asarray(devices[:needed]).reshape(data, config.fsdp, config.tensor)
+    return Mesh(taken, ("data", "fsdp", "tensor"))
 
 
 def partition_spec(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> P:
@@ -110,11 +118,15 @@ def partition_spec(path: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) 
     raise UserError(f"sharding: no rule matches parameter {path!r}; add one to the family's rows")
 
 
-def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     """Drop the axes that do not divide, e.g. 3420 vision columns over 8 devices."""
     sizes: Mapping[str, int] = mesh.shape
+
+    def parts(axis: str | tuple[str, ...]) -> int:
+        return math.prod(sizes[name] for name in ([axis] if isinstance(axis, str) else axis))
+
     kept = (
-        axis if axis is None or size % sizes[axis] == 0 else None
+        axis if axis is None or size % parts(axis) == 0 else None
         for axis, size in zip(spec, shape, strict=False)
     )
     return P(*kept)
@@ -138,6 +150,33 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def row_shards(mesh: Mesh) -> int:
     """Number of devices that share the rows of a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """While a program is traced: the mesh of `constrain_rows` and `constrain`; None for none."""
+    if mesh is None or mesh.size == 1:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Ask that `x` lies on the mesh as `axes` say; further axes stay the compiler's choice.
+
+    Does nothing outside `on_mesh`. An axis that the mesh does not divide stays whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = _divisible(P(*axes), x.shape, mesh)
+    return jax.lax.with_sharding_constraint(x, P(*spec, *[P.UNCONSTRAINED] * (x.ndim - len(spec))))
+
+
+def constrain_rows(x: jax.Array) -> jax.Array:
+    """Ask that the leading axis, rows of a batch, stays split over the batch axes.
+
+    So the compiler gathers the weights of a layer and leaves its activations where they are.
+    """
+    return constrain(x, BATCH_AXES)
 
 
 def check_rows(rows: int, mesh: Mesh, *, name: str) -> None:

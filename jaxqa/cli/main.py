@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 DOORS = {
     "train": "train a model, or go on where a run stopped",
+    "compile": "compile a run for machines that are not there: bytes per chip, fits or not",
     "evaluate": "compare models and tools on labelled data sets",
     "score": "score images: files, folders, patterns, lists",
     "compare": "say which of two images is better",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxqa import configuration
+from jaxqa.cli.config_flags import load_config, split_overrides
 from jaxqa.cli.errors import run_door
 from jaxqa.errors import UserError
 from jaxqa.train.stop import Stopped, StopRequest
@@ -35,19 +35,14 @@ def train(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:mode")
     parser.add_argument("--workdir", required=True, type=Path, help="where the run keeps its files")
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    options, rest = parser.parse_known_args([a for a in arguments if not _is_override(a)])
+    overrides, others = split_overrides(sys.argv[1:] if argv is None else argv)
+    options, rest = parser.parse_known_args(others)
     if rest:
         raise UserError(
             f"unknown argument {rest[0]!r}; expected --config, --workdir or --config.KEY=VALUE"
         )
     with StopRequest() as stop:  # from now on: the imports that follow take seconds
-        config = configuration.load_config_file(options.config)
-        for argument in filter(_is_override, arguments):
-            key, equals, value = argument.removeprefix("--config.").partition("=")
-            if not equals:
-                raise UserError(f"{argument}: expected {argument}=VALUE")
-            configuration.apply_override(config, key, value)
+        config = load_config(options.config, overrides)
         return _run(config, options.workdir, stop)
 
 
@@ -69,7 +64,3 @@ def _run(config, workdir: Path, stop: StopRequest) -> int:  # noqa: ANN001
         print(f"error: {diverged}", file=sys.stderr)
         return DIVERGED_STATUS
     return 0
-
-
-def _is_override(argument: str) -> bool:
-    return argument.startswith("--config.")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxqa.sharding import constrain_rows
 from jaxqa.typing import Array, Float
 
 
@@ -38,7 +39,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """Map the last axis."""
-        y = x.reshape(-1, x.shape[-1]) @ self.kernel[...].astype(x.dtype)
+        rows = constrain_rows(x.reshape(-1, x.shape[-1]))
+        y = rows @ self.kernel[...].astype(x.dtype)
         if self.use_bias:
             y = y + self.bias[...].astype(x.dtype)[None]
-        return y.reshape(*x.shape[:-1], -1)
+        return constrain_rows(y).reshape(*x.shape[:-1], -1)

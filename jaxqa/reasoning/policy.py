@@ -105,6 +105,7 @@ class PolicyExpert:
             config=sampling,
             stop_token_ids=tokenizer.stop_token_ids,
             pad_token_id=tokenizer.pad_token_id,
+            mesh=self.mesh,
         )
         keys = sample_keys(self.seed, self.stage, turn, ids, sampling.num_samples)
         rollout = sampler(self.params, sharding.shard_rows(prompts, self.mesh), keys)

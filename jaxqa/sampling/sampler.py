@@ -10,7 +10,9 @@ import typing
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from jaxqa import sharding
 from jaxqa.sampling import compaction, decoding
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sampling.decoding import Places, Rollout, State
@@ -72,6 +74,7 @@ class Sampler:
         so many blocks of rows (as many as there are devices that share the rows); 0: they stay,
         and then a completion is computed in the same shapes whatever its neighbours do, so that
         it is the same to the last bit.
+      mesh: the one on which prompts and parameters lie, if it has several devices.
     """
 
     model: Decoder
@@ -80,6 +83,7 @@ class Sampler:
     pad_token_id: int
     cache_lengths: tuple[int, ...] = CACHE_LENGTHS
     row_blocks: int = 0
+    mesh: Mesh | None = None
 
     def __post_init__(self):
         lengths = self.cache_lengths
@@ -113,10 +117,22 @@ class Sampler:
             return _sample_compacting(self, params, prompts, keys)
         return _sample(self, params, prompts, keys)
 
+    def lower(self, params: Params, prompts: Any, keys: Any) -> jax.stages.Lowered:
+        """The whole of prefill and decoding lowered, not run; all may be `jax.ShapeDtypeStruct`s.
+
+        With `row_blocks` a call runs the same in pieces, which take less memory at a time.
+        """
+        return _sample.lower(self, params, prompts, keys)
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sample(sampler: Sampler, params: Params, prompts: Any, keys: Array) -> Rollout:
     """All stretches in one program; a later one is a branch not taken once all have ended."""
+    with sharding.on_mesh(sampler.mesh):
+        return _stretches(sampler, params, prompts, keys)
+
+
+def _stretches(sampler: Sampler, params: Params, prompts: Any, keys: Array) -> Rollout:
     prefix = sampler.model.prefill(params, prompts)
     state = decoding.begin(sampler, params, prefix, keys)
 
@@ -160,8 +176,9 @@ def _sample_compacting(sampler: Sampler, params: Params, prompts: Any, keys: Arr
 def _begin(
     sampler: Sampler, params: Params, prompts: Any, keys: Array
 ) -> tuple[Any, State, tuple[Array, ...]]:
-    prefix = sampler.model.prefill(params, prompts)
-    state = decoding.begin(sampler, params, prefix, keys)
+    with sharding.on_mesh(sampler.mesh):
+        prefix = sampler.model.prefill(params, prompts)
+        state = decoding.begin(sampler, params, prefix, keys)
     return prefix, state, _rows_needed(sampler, state[1])
 
 
@@ -187,7 +204,8 @@ def _proceed(
     sampler: Sampler, number: int, params: Params, prefix: Any, state: State
 ) -> tuple[State, tuple[Array, ...]]:
     start, stop = sampler.stops[number - 1 : number + 1]
-    state = decoding.proceed(sampler, params, prefix, state, start=start, stop=stop)
+    with sharding.on_mesh(sampler.mesh):
+        state = decoding.proceed(sampler, params, prefix, state, start=start, stop=stop)
     return state, _rows_needed(sampler, state[1])
 
 

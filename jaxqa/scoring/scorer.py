@@ -228,6 +228,7 @@ class Scorer:
             config=self.decoding.sampling(self.max_new_tokens),
             stop_token_ids=tokenizer.stop_token_ids,
             pad_token_id=tokenizer.pad_token_id,
+            mesh=self.mesh,
         )
 
 

@@ -6,23 +6,18 @@ from typing import Any
 
 import jax
 
-from jaxqa import sharding
 from jaxqa.data.loader import Loader
-from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.objectives.sampler_gap import sampler_gap
-from jaxqa.sampling.sampler import Sampler
+from jaxqa.stages import programs
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.sections import GrpoStage
 from jaxqa.stages.setup import Setup
-from jaxqa.train import batches, losses
+from jaxqa.train import batches
 from jaxqa.train.loop import Update
 from jaxqa.train.metric_log import RolloutLog
-from jaxqa.train.micro_batches import over_micro_batches
-from jaxqa.train.optimizer import learning_rate_schedule, make_optimizer
 from jaxqa.train.rollout import RolloutConfig, RolloutSource
 from jaxqa.train.state import TrainState, create_state
-from jaxqa.train.step import make_update
 from jaxqa.typing import Array, Params
 
 
@@ -41,14 +36,7 @@ def prepare_grpo(
     Args:
       reference: the policy from which the KL penalty counts, if it is not `params`.
     """
-    optimizer = make_optimizer(stage.optimizer, stage.steps * stage.updates_per_rollout)
-    objective = losses.GrpoObjective(
-        model=setup.model,
-        config=stage.objective,
-        gate=stage.gate,
-        temperature=stage.sampling.temperature,
-        mesh=setup.mesh,
-    )
+    training = programs.training(setup.model, stage, setup.mesh, params)
     source = RolloutSource(
         RolloutConfig(
             seed=setup.config.seed,
@@ -62,12 +50,12 @@ def prepare_grpo(
             completion_lengths=_rollout_lengths(setup, stage),
         ),
         prompter=loader,
-        sampler=Sampler(
-            model=setup.model,
-            config=stage.sampling,
+        sampler=programs.policy_sampler(
+            setup.model,
+            stage,
+            setup.mesh,
             stop_token_ids=setup.tokenizer.stop_token_ids,
             pad_token_id=setup.tokenizer.pad_token_id,
-            row_blocks=sharding.row_shards(setup.mesh),
         ),
         tokenizer=setup.tokenizer,
         mesh=setup.mesh,
@@ -75,29 +63,19 @@ def prepare_grpo(
         write=lambda step, records: rollouts.append(name, step, records),
     )
     return Prepared(
-        state=create_state(params, optimizer, trained=parts.holds(stage.trains)),
-        update=_grpo_update(objective, optimizer, stage),
+        state=create_state(params, training.optimizer, trained=training.trained),
+        update=_grpo_update(training.update, stage.updates_per_rollout),
         source=source,
     )
 
 
-def _grpo_update(objective: losses.GrpoObjective, optimizer: Any, stage: GrpoStage) -> Update:
-    """`updates_per_rollout` updates on one rollout.
+def _grpo_update(update: Any, updates: int) -> Update:
+    """`updates` updates on one rollout.
 
     The first one's own log-probabilities are the old policy's for those that follow, so its ratio
     is exactly 1 and no extra forward pass is spent on them; nor on how far they are from the
     sampler's.
     """
-    updates = stage.updates_per_rollout
-    schedule = learning_rate_schedule(stage.optimizer, stage.steps * updates)
-    update = make_update(
-        objective,
-        optimizer,
-        learning_rate=lambda step: schedule(step * updates),
-        micro_batches=stage.micro_batches,
-        accumulator=stage.accumulator,
-        trained=parts.holds(stage.trains),
-    )
 
     def step(state: TrainState, batch: batches.GrpoBatch) -> tuple[TrainState, Mapping[str, Any]]:
         last, used = updates - 1, batch.micro_batches
@@ -120,20 +98,7 @@ def _reference(
     """
     frozen = reference or jax.tree.map(lambda leaf: leaf.copy(), params)
 
-    @jax.jit
-    def log_probs(params: Params, rows: tuple[Prompts, Array], used: Array | None) -> Array:
-        def of(rows: tuple[Prompts, Array]) -> tuple[tuple[()], Array]:
-            found = losses.completion_log_probs(
-                setup.model,
-                params,
-                *rows,
-                temperature=stage.sampling.temperature,
-                mesh=setup.mesh,
-            )
-            return (), found[0]
-
-        return over_micro_batches(of, rows, micro_batches=stage.micro_batches, used=used)[1]
-
+    log_probs = programs.reference_log_probs(setup.model, stage, setup.mesh)
     return lambda prompts, completion_ids, used: log_probs(frozen, (prompts, completion_ids), used)
 
 

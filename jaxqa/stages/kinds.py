@@ -11,19 +11,16 @@ from jaxqa.data.batching import PromptBatch, SftBatch
 from jaxqa.data.loader import Loader, LoaderConfig, train_loader
 from jaxqa.data.source import Source
 from jaxqa.errors import UserError
-from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.objectives import warmup
-from jaxqa.stages import rationales
+from jaxqa.stages import programs, rationales
 from jaxqa.stages.grpo import prepare_grpo
 from jaxqa.stages.prepared import LoaderSource, Prepared
 from jaxqa.stages.sections import GrpoStage, SftStage, StageConfig, WarmupStage
 from jaxqa.stages.setup import Setup, labelled_share, stage_key
-from jaxqa.train import batches, losses
+from jaxqa.train import batches
 from jaxqa.train.loop import Update
 from jaxqa.train.metric_log import RolloutLog
-from jaxqa.train.optimizer import learning_rate_schedule, make_optimizer
 from jaxqa.train.state import create_state
-from jaxqa.train.step import make_update
 from jaxqa.typing import Params
 
 
@@ -139,16 +136,17 @@ def _prepare_warmup(
         num_tokens = np.float32(host.prompts.patch_mask.sum() // units)
         return {"prompts": host.prompts, "num_tokens": num_tokens}
 
-    optimizer = make_optimizer(stage.optimizer, stage.steps)
+    trained = {"policy": params, "head": head}
+    training = programs.training(setup.model, stage, setup.mesh, trained)
     return Prepared(
-        state=create_state({"policy": params, "head": head}, optimizer),
-        update=_single_update(losses.WarmupObjective(model=setup.model), optimizer, stage),
+        state=create_state(trained, training.optimizer),
+        update=_single_update(training),
         source=LoaderSource(loader, fields_of, batches.WarmupBatch, setup.mesh),
     )
 
 
 def _prepare_sft(setup: Setup, stage: SftStage, params: Params, loader: Loader) -> Prepared:
-    optimizer = make_optimizer(stage.optimizer, stage.steps)
+    training = programs.training(setup.model, stage, setup.mesh, params)
 
     def fields_of(host: SftBatch) -> dict[str, Any]:
         return {
@@ -159,10 +157,8 @@ def _prepare_sft(setup: Setup, stage: SftStage, params: Params, loader: Loader) 
         }
 
     return Prepared(
-        state=create_state(params, optimizer, trained=parts.holds(stage.trains)),
-        update=_single_update(
-            losses.SftObjective(model=setup.model, mesh=setup.mesh), optimizer, stage
-        ),
+        state=create_state(params, training.optimizer, trained=training.trained),
+        update=_single_update(training),
         source=LoaderSource(loader, fields_of, batches.SftBatch, setup.mesh),
     )
 
@@ -175,13 +171,5 @@ def _longest_completion(setup: Setup, stage: StageConfig) -> int:
     return 0
 
 
-def _single_update(objective: Any, optimizer: Any, stage: StageConfig) -> Update:
-    update = make_update(
-        objective,
-        optimizer,
-        learning_rate=learning_rate_schedule(stage.optimizer, stage.steps),
-        micro_batches=stage.micro_batches,
-        accumulator=stage.accumulator,
-        trained=parts.holds(stage.trains) if isinstance(stage, SftStage) else None,
-    )
-    return lambda state, batch: update(state, batch)[:2]
+def _single_update(training: programs.Training) -> Update:
+    return lambda state, batch: training.update(state, batch)[:2]

@@ -25,6 +25,7 @@ from jaxqa.models.qwen2_5_vl import hf_config, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.patch_filters import constant_channels, patch_filters
+from jaxqa.stages import abstract
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.sources import DataSource, ModelSource
 from jaxqa.stages.workdir import WorkDir
@@ -60,13 +61,7 @@ class Setup:
 
     def abstract_policy(self) -> Params:
         """Shapes of the policy's parameters, with their places on the mesh."""
-        abstract = self.model.abstract_params()
-        places = sharding.tree_shardings(abstract, sharding.QWEN2_5_VL_RULES, self.mesh)
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            abstract,
-            places,
-        )
+        return abstract.policy(self.model, self.mesh)
 
     def initial_params(self) -> Params:
         """Parameters before the first stage, on the mesh."""

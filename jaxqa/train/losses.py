@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jaxqa import sharding
 from jaxqa.metrics import states
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
@@ -32,7 +33,8 @@ def completion_log_probs(
 
     `mesh` is the one on which rows and parameters lie, if it has several devices.
     """
-    hidden = model.group_hidden(params, prompts, completion_ids)
+    with sharding.on_mesh(mesh):
+        hidden = model.group_hidden(params, prompts, completion_ids)
     return log_probabilities.token_log_probs(
         hidden, model.head(params), completion_ids, temperature=temperature, mesh=mesh
     )
@@ -104,10 +106,12 @@ class WarmupObjective:
     pretraining. `params` is `{"policy": ..., "head": ...}`."""
 
     model: Qwen2_5_VL
+    mesh: Mesh | None = None
 
     def __call__(self, params: Params, batch: WarmupBatch):
         """Loss and metrics of the batch's rows."""
         targets, mask = warmup.warmup_targets(batch.prompts.patches, batch.prompts.patch_mask)
-        features = self.model.image_features(params["policy"], batch.prompts)
+        with sharding.on_mesh(self.mesh):
+            features = self.model.image_features(params["policy"], batch.prompts)
         loss, _ = warmup.warmup_loss(params["head"], features, targets, mask)
         return loss / batch.num_tokens, ({}, None)

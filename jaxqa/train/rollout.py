@@ -157,24 +157,19 @@ class RolloutSource:
         if config.filter.tau is not None:
             count = np.int32(-(-kept.sum() * config.micro_batches // len(kept)))
             used = jax.device_put(count, sharding.replicated(self._mesh))
-        mask, gate = groups.completion_mask, None
+        gate = None
         if config.gate.source == "sampler":
-            left = (groups.entropies, mask)
+            left = (groups.entropies, groups.completion_mask)
             among = (left,) if config.gate.among == "kept" else tuple(sampled)
             gate = _gate(*left, among, rho=config.gate.rho)
-        longest = self._sampler.config.max_new_tokens
         rows = groups.prompts, groups.completion_ids
-        reference = self._reference and self._reference(*rows, used)
-        return GrpoBatch(
-            prompts=groups.prompts,
-            completion_ids=groups.completion_ids,
-            completion_mask=mask,
-            sampler_log_probs=groups.log_probs,
-            advantages=groups.advantages,
-            normalizer=grpo.loss_normalizer(mask, config.objective, max_length=longest),
+        return grpo_batch(
+            groups,
+            used=used,
+            reference=self._reference and self._reference(*rows, used),
             gate=gate,
-            micro_batches=used,
-            ref_log_probs=reference,
+            objective=config.objective,
+            max_length=self._sampler.config.max_new_tokens,
         )
 
     def _sample(self, params: Params, prompts: Any, host: PromptBatch, step: int) -> Rollout:
@@ -207,6 +202,38 @@ class RolloutSource:
         fields = ("token_ids", "mask", "log_probs", "entropies")
         cut = {name: getattr(rollout, name)[:, :, :length] for name in fields}
         return dataclasses.replace(rollout, **cut)
+
+
+def grpo_batch(
+    groups: Groups,
+    *,
+    used: Array | None,
+    reference: Array | None,
+    gate: Array | None,
+    objective: grpo.GrpoConfig,
+    max_length: int,
+) -> GrpoBatch:
+    """The batch that groups become.
+
+    Args:
+      used: micro-batches that hold a group; None for all.
+      reference: log-probabilities [B G T] of the reference policy, or None.
+      gate: bool [B G T], tokens that have a policy gradient, or None: all, or the loss decides.
+      objective: the policy loss, for its normaliser.
+      max_length: of a completion that could have been sampled.
+    """
+    mask = groups.completion_mask
+    return GrpoBatch(
+        prompts=groups.prompts,
+        completion_ids=groups.completion_ids,
+        completion_mask=mask,
+        sampler_log_probs=groups.log_probs,
+        advantages=groups.advantages,
+        normalizer=grpo.loss_normalizer(mask, objective, max_length=max_length),
+        gate=gate,
+        micro_batches=used,
+        ref_log_probs=reference,
+    )
 
 
 def decode_groups(tokenizer: Tokenizer, rollout: Rollout) -> list[list[str]]:

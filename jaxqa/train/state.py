@@ -50,6 +50,27 @@ def create_state(
     return TrainState(step=step, params=params, opt_state=opt_state)
 
 
+def abstract_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    trained: Callable[[str], bool] | None = None,
+) -> TrainState:
+    """Shapes and places of what `create_state` makes; so may `params` be."""
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), params
+    )
+    part, _ = split_trained(params, trained)
+    opt_state = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(optimizer.init, part),
+        _moment_shardings(part, optimizer),
+    )
+    whole = sharding.replicated(jax.tree.leaves(params)[0].sharding.mesh)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return TrainState(step=step, params=params, opt_state=opt_state)
+
+
 def split_trained(params: Params, trained: Callable[[str], bool] | None) -> tuple[Params, Params]:
     """Parameters that are trained, and those that are not."""
     return (params, {}) if trained is None else tree.split(params, trained)

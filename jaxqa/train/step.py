@@ -30,6 +30,7 @@ def make_update(
     micro_batches: int = 1,
     trained: Callable[[str], bool] | None = None,
     accumulator: str = "float32",
+    places: TrainState | None = None,
 ) -> Callable[..., tuple[TrainState, Contributions, Any]]:
     """Jitted `(state, batch, advance, used) -> (state, metrics, outputs)`; `state` is donated.
 
@@ -38,15 +39,23 @@ def make_update(
     where it is 0 the parameters stay as they are, whatever the optimizer's momentum. Metrics gain
     `grad_norm`, before clipping, and `learning_rate`, which is only shown: training step -> rate.
     Only parameters whose "/"-joined path is `trained` get a gradient and move; None means all.
-    `accumulator` is the dtype in which the gradients of micro-batches are added up.
+    `accumulator` is the dtype in which the gradients of micro-batches are added up. `places` are
+    the shardings of the state: the new one lies where the old one did, so that its memory can be
+    used again, and each gradient lies where its parameter does; None leaves that to the compiler.
     """
+    lie_there = _constraint(places, trained)
 
-    @partial(jax.jit, donate_argnums=0, static_argnames="advance")
+    @partial(
+        jax.jit,
+        donate_argnums=0,
+        static_argnames="advance",
+        out_shardings=None if places is None else (places, None, None),
+    )
     def update(state: TrainState, batch: Any, advance: bool = True, used: jax.Array | None = None):
         params, frozen = split_trained(state.params, trained)
         around = objective if trained is None else partial(_join_frozen, objective, frozen)
         grads, metrics, outputs = _gradients(
-            around, params, batch, micro_batches, used, jnp.dtype(accumulator)
+            around, params, batch, micro_batches, used, jnp.dtype(accumulator), lie_there
         )
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts
             steps, opt_state = optimizer.update(grads, state.opt_state, params)
@@ -68,6 +77,16 @@ def make_update(
     return update
 
 
+def _constraint(
+    places: TrainState | None, trained: Callable[[str], bool] | None
+) -> Callable[[Params], Params]:
+    """What asks that a tree like the trained parameters lies where they do."""
+    if places is None:
+        return lambda grads: grads
+    part, _ = split_trained(places.params, trained)
+    return partial(jax.lax.with_sharding_constraint, shardings=part)
+
+
 def _join_frozen(objective: Objective, frozen: Params, params: Params, rows: Any):
     return objective(tree.join(params, frozen), rows)
 
@@ -79,13 +98,14 @@ def _gradients(
     micro_batches: int,
     used: jax.Array | None,
     accumulator: jnp.dtype,
+    lie_there: Callable[[Params], Params],
 ):
     """Gradients, metrics and outputs of the whole batch."""
     differentiate = jax.value_and_grad(objective, has_aux=True)
 
     def contributions(rows: Any):
         (loss, (metrics, outputs)), grads = differentiate(params, rows)
-        grads = jax.tree.map(lambda leaf: leaf.astype(accumulator), grads)
+        grads = lie_there(jax.tree.map(lambda leaf: leaf.astype(accumulator), grads))
         return (grads, {**metrics, "loss": loss}), outputs
 
     (grads, metrics), outputs = over_micro_batches(

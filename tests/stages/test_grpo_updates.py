@@ -20,7 +20,7 @@ from jaxqa.objectives.entropy_gate import GateConfig, high_entropy_tokens
 from jaxqa.objectives.grpo import GrpoConfig, loss_normalizer
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
-from jaxqa.stages import grpo
+from jaxqa.stages import grpo, programs
 from jaxqa.stages.sections import GrpoStage
 from jaxqa.train.batches import GrpoBatch
 from jaxqa.train.groups import Groups, to_front
@@ -141,7 +141,8 @@ def stage_update(config: GrpoConfig, gate: GateConfig, parts: int, updates: int)
         updates_per_rollout=updates,
     )
     objective = GrpoObjective(model=MODEL, config=config, gate=gate, temperature=TEMPERATURE)
-    return grpo._grpo_update(objective, optax.sgd(RATE), stage)
+    update = programs.stage_update(objective, optax.sgd(RATE), stage)
+    return grpo._grpo_update(update, stage.updates_per_rollout)
 
 
 def trained(host: Groups, kept, kernel, config: GrpoConfig, gate: GateConfig, parts, updates):

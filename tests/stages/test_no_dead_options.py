@@ -32,7 +32,7 @@ from jaxqa.sampling import methods
 from jaxqa.sampling.keys import token_uniforms
 from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
-from jaxqa.stages import grpo, kinds, run, setup, training
+from jaxqa.stages import grpo, kinds, programs, run, setup, training
 from jaxqa.stages.config import RunConfig, parse_config
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.sections import STAGE_KINDS
@@ -324,7 +324,7 @@ def prepare(config: RunConfig, name: str) -> Prepared:
     params = jax.device_put(params, sharding.replicated(made.mesh))
     section = config.sections[name]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "Sampler", FakeSampler)
+        patch.setattr(programs, "Sampler", FakeSampler)
         patch.setattr(
             grpo, "_reference", lambda *_: lambda prompts, ids, used: jnp.zeros(ids.shape)
         )
@@ -358,9 +358,8 @@ def updates(config: RunConfig, stage: str | None) -> Any:
     """What the stage's own optimizer makes of fixed gradients, large and small."""
     made = []
     with pytest.MonkeyPatch.context() as patch:
-        real = kinds.make_optimizer
-        for module in (kinds, grpo):
-            patch.setattr(module, "make_optimizer", lambda *a: made.append(real(*a)) or made[0])
+        real = programs.make_optimizer
+        patch.setattr(programs, "make_optimizer", lambda *a: made.append(real(*a)) or made[0])
         prepare(config, stage).source.close()
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     state, seen = made[0].init(params), []

@@ -197,6 +197,7 @@ def test_rollouts_do_not_depend_on_the_mesh(mesh, params):
         config=SamplingConfig(num_samples=GROUP, max_new_tokens=LENGTH),
         stop_token_ids=(45,),
         pad_token_id=44,
+        mesh=mesh,
     )
     keys = sample_keys(0, "grpo", 3, np.arange(ROWS), GROUP)
     rollout = jax.device_get(sampler(params, sharding.shard_rows(host_prompts(), mesh), keys))

@@ -1,0 +1,195 @@
+"""The table of `docs/memory.md`: bytes on a chip of full-size GRPO, compiled for slices of TPUs.
+
+    python benchmarks/memory.py            # compiles what is missing, most important first
+    python benchmarks/memory.py --table    # only prints the tables
+
+Needs libtpu (`pip install 'jaxqa[tpu]'`) and no TPU. A row is one program of one plan, compiled by
+`launchers/compile.py` in a process of its own; it is appended to `benchmarks/results/memory.jsonl`
+when it is there. The job is that of `memory_config.py`: 64 groups of 8, prompts of 1,152 tokens,
+completions of 384. GPUs are computed, not compiled: see `docs/memory.md`.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "memory.jsonl"
+PROGRAMS = ("update", "rollout", "reference")
+GIB = 2**30
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A model on a slice.
+
+    Attributes:
+      size: of the model.
+      topology: the slice.
+      fsdp, tensor: the mesh.
+      micro_batches: of the update.
+      moments: of AdamW.
+      bar: GiB that a chip may take at most, or None.
+    """
+
+    size: str
+    topology: str
+    fsdp: int
+    tensor: int = 1
+    micro_batches: int = 1
+    moments: str = "float32"
+    bar: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Names the plan in the results."""
+        mesh = f"fsdp{self.fsdp}-tensor{self.tensor}-micro{self.micro_batches}"
+        return f"{self.size}-{self.topology}-{mesh}-{self.moments}"
+
+    def flags(self) -> list[str]:
+        """Of `launchers/compile.py`."""
+        return [
+            f"--config={ROOT / 'benchmarks' / 'memory_config.py'}",
+            f"--topology={self.topology}",
+            f"--preset={self.size}",
+            f"--config.mesh.fsdp={self.fsdp}",
+            f"--config.mesh.tensor={self.tensor}",
+            f"--config.grpo.micro_batches={self.micro_batches}",
+            f"--config.grpo.optimizer.moments={self.moments}",
+        ]
+
+
+PLANS = (
+    Plan(size="7B", topology="v5e:8x8", fsdp=64, bar=14),
+    Plan(size="7B", topology="v5e:4x4", fsdp=16, micro_batches=4, moments="bfloat16", bar=14),
+    Plan(size="7B", topology="v6e:2x4", fsdp=8, micro_batches=8, bar=28),
+    Plan(size="7B", topology="v5p:2x2x1", fsdp=4, micro_batches=16, bar=85),
+    Plan(size="72B", topology="v5p:2x4x4", fsdp=32, micro_batches=2),
+    Plan(size="72B", topology="v5p:2x2x4", fsdp=16, micro_batches=4, moments="bfloat16"),
+    Plan(size="72B", topology="v5p:4x4x4", fsdp=64),
+    Plan(size="72B", topology="v6e:8x8", fsdp=64),
+    Plan(size="72B", topology="v5e:16x16", fsdp=64, tensor=4),
+    Plan(size="32B", topology="v5p:2x2x4", fsdp=16, micro_batches=4),
+    Plan(size="32B", topology="v6e:4x8", fsdp=32, micro_batches=2),
+    Plan(size="32B", topology="v5e:8x8", fsdp=64),
+    Plan(size="3B", topology="v5e:2x4", fsdp=8, micro_batches=8),
+    Plan(size="3B", topology="v5e:4x4", fsdp=16, micro_batches=4),
+    Plan(size="3B", topology="v6e:2x2", fsdp=4, micro_batches=16),
+)
+"""In the order of their worth."""
+
+
+def main() -> int:
+    """Compile what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--rows", type=int, default=0, help="stop after so many new rows")
+    parser.add_argument("--table", action="store_true", help="compile nothing")
+    options = parser.parse_args()
+    left = 0 if options.table else options.rows or sys.maxsize
+    for plan, program in planned():
+        done = {(row["plan"], row["program"]) for row in read_rows(options.results)}
+        if left > 0 and (plan.name, program) not in done:
+            append(options.results, run(plan, program))
+            left -= 1
+    print(table(read_rows(options.results)))
+    return 0
+
+
+def planned() -> Iterator[tuple[Plan, str]]:
+    """All rows: the updates first, of the plans with a bar before the others."""
+    barred = [plan for plan in PLANS if plan.bar is not None]
+    for plans in (barred, [plan for plan in PLANS if plan.bar is None]):
+        for program in PROGRAMS:
+            for plan in plans:
+                yield plan, program
+
+
+def run(plan: Plan, program: str) -> Row:
+    """One row."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "record.json"
+        command = ["launchers/compile.py", *plan.flags(), f"--program={program}"]
+        subprocess.run([sys.executable, *command, f"--json={record}"], cwd=ROOT, stdout=sys.stderr)
+        if not record.exists():
+            raise SystemExit(f"{plan.name} {program}: not compiled; see the message above")
+        found = json.loads(record.read_text())
+    (facts,) = found.pop("programs")
+    return {
+        "plan": plan.name,
+        "date": date.today().isoformat(),
+        "commit": _git("rev-parse", "HEAD") + ("-changed" if _git("status", "--porcelain") else ""),
+        "topology": plan.topology,
+        "mesh": found["mesh"],
+        "limit_gib": found["limit_gib"],
+        "jax": found["jax"],
+        **facts,
+    }
+
+
+def append(results: Path, row: Row) -> None:
+    """Add a complete row."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_rows(results: Path) -> list[Row]:
+    """All complete rows."""
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text().splitlines()]
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: a line for each plan; what was not compiled says so."""
+    lines = [
+        "| model | slice | mesh | micro-batches | moments | update | rollout | reference | limit "
+        "| bar |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    found = {(row["plan"], row["program"]): row for row in rows}
+    for plan in PLANS:
+        mesh = f"fsdp {plan.fsdp}" + (f" x tensor {plan.tensor}" if plan.tensor > 1 else "")
+        own = [found.get((plan.name, program)) for program in PROGRAMS]
+        limit = next((f"{row['limit_gib']:.2f}" for row in own if row), "")
+        bar = "" if plan.bar is None else f"{plan.bar:g}: {verdict(plan, own)}"
+        cells = [plan.size, plan.topology, mesh, str(plan.micro_batches), plan.moments]
+        lines.append(f"| {' | '.join([*cells, *map(cell, own), limit, bar])} |")
+    return "\n".join(lines)
+
+
+def cell(row: Row | None) -> str:
+    """GiB on a chip."""
+    if row is None:
+        return "not run"
+    if row["total"] is None:
+        return "refused by the compiler"
+    return f"{row['total'] / GIB:.2f}" + ("" if row["fits"] else " (does not fit)")
+
+
+def verdict(plan: Plan, rows: list[Row | None]) -> str:
+    """Whether what was compiled stays below the plan's bar."""
+    totals = [math.inf if row["total"] is None else row["total"] / GIB for row in rows if row]
+    if any(total > (plan.bar or 0) for total in totals):
+        return "missed"
+    return "met" if len(totals) == len(PROGRAMS) else f"{len(totals)} of {len(PROGRAMS)} known"
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return answer.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

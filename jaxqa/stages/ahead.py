@@ -1,0 +1,287 @@
+"""Compile the programs of a run for a machine that need not be there."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxqa import sharding
+from jaxqa.errors import UserError
+from jaxqa.models.qwen2_5_vl import hf_config
+from jaxqa.models.qwen2_5_vl.config import PRESETS, Qwen2_5_VLConfig
+from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+from jaxqa.stages import abstract, compiled, programs
+from jaxqa.stages.config import RunConfig
+from jaxqa.stages.machines import Machine
+from jaxqa.stages.sections import GrpoStage, SftStage, StageConfig, WarmupStage
+from jaxqa.stages.sources import ModelSource
+
+_FEW_ROWS = 128
+"""So many rows over the vocabulary are not logits kept whole: norms of tables are taken in such."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One compiled call of a stage.
+
+    Attributes:
+      name: what it does.
+      lower: lowers it.
+      donated: arrays that it is given for good.
+      beside: bytes on a chip that wait meanwhile and are not among its arguments.
+    """
+
+    name: str
+    lower: Callable[[], jax.stages.Lowered]
+    donated: Any = ()
+    beside: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What came of one program, per chip.
+
+    Attributes:
+      program: its name.
+      memory: what the compiler planned; None where it refused.
+      refusal: why it refused.
+      beside: bytes that wait meanwhile.
+      donated: bytes that were given for good.
+      honoured: whether all of that is reused.
+      gather: the largest array put together from several chips.
+      logits: the largest array of logits that was to be streamed and is not.
+      seconds: to lower and to compile.
+    """
+
+    program: str
+    memory: compiled.Memory | None
+    refusal: str | None
+    beside: int
+    donated: int
+    honoured: bool
+    gather: compiled.Buffer | None
+    logits: compiled.Buffer | None
+    seconds: float
+
+    @property
+    def total(self) -> float:
+        """Bytes in all; infinite where the compiler refused."""
+        return math.inf if self.memory is None else float(self.memory.peak + self.beside)
+
+
+def architecture(
+    source: ModelSource, *, preset: str | None, layers: int | None
+) -> Qwen2_5_VLConfig:
+    """The model's shape; its weights need not be there.
+
+    Args:
+      source: the config's section; a `path` needs its `config.json` unless there is a preset.
+      preset: a released size in its place, such as 7B.
+      layers: text layers instead of all; of the vision tower, blocks up to the first that sees the
+        whole image.
+
+    Raises:
+      UserError: no such preset, or no model at the path.
+    """
+    if preset is not None and preset.lower() not in PRESETS:
+        raise UserError(f"--preset: got {preset!r}; expected one of {', '.join(PRESETS)}")
+    if preset is not None:
+        config = PRESETS[preset.lower()]
+    elif source.path is not None:
+        try:
+            config = hf_config.read_config(source.path)
+        except UserError as error:
+            raise UserError(f"{error}; --preset=7B compiles without the model's files") from error
+    else:
+        assert source.vision is not None and source.text is not None  # ModelSource checked it
+        config = _from_scratch(source)
+    return config if layers is None else _shallow(config, layers)
+
+
+def _from_scratch(source: ModelSource) -> Qwen2_5_VLConfig:
+    """Random weights; which ids the special tokens get does not matter to a compiler."""
+    assert source.vision is not None and source.text is not None
+    names = [f.name for f in dataclasses.fields(Qwen2_5_VLConfig) if f.name.endswith("_token_id")]
+    ids = {name: number for number, name in enumerate(sorted(names, reverse=True))}
+    return Qwen2_5_VLConfig(vision=source.vision, text=source.text, **ids)
+
+
+def _shallow(config: Qwen2_5_VLConfig, layers: int) -> Qwen2_5_VLConfig:
+    if not 1 <= layers <= config.text.num_hidden_layers:
+        raise UserError(
+            f"--layers: got {layers}; the model has {config.text.num_hidden_layers} text layers"
+        )
+    text = dataclasses.replace(config.text, num_hidden_layers=layers)
+    depth = config.vision.fullatt_block_indexes[0] + 1
+    vision = dataclasses.replace(
+        config.vision, depth=depth, fullatt_block_indexes=config.vision.fullatt_block_indexes[:1]
+    )
+    return dataclasses.replace(config, text=text, vision=vision)
+
+
+def make_mesh(config: RunConfig, machine: Machine) -> Mesh:
+    """The run's mesh on the machine, all of whose chips it must use.
+
+    Raises:
+      UserError: it has fewer or more.
+    """
+    mesh = sharding.make_mesh(config.mesh, machine.devices)
+    if mesh.size != len(machine.devices):
+        raise UserError(
+            f"config.mesh takes {mesh.size} devices and {machine.name} has "
+            f"{len(machine.devices)}; set config.mesh.data, fsdp and tensor so that their product "
+            "is that"
+        )
+    return mesh
+
+
+def stage_programs(
+    config: RunConfig, name: str, architecture: Qwen2_5_VLConfig, mesh: Mesh
+) -> Iterator[Program]:
+    """What stage `name` compiles for its largest shapes; nothing if it does not train.
+
+    Raises:
+      UserError: its rows do not divide over the mesh.
+    """
+    stage = config.sections[name]
+    if not isinstance(stage, StageConfig):
+        return
+    sharding.check_rows(
+        stage.batch_size // stage.micro_batches,
+        mesh,
+        name=f"rows of a micro-batch of config.{name}",
+    )
+    model = Qwen2_5_VL(
+        config=architecture,
+        compute_dtype=config.model.compute_dtype,
+        remat=config.model.remat,
+    )
+    if isinstance(stage, GrpoStage):
+        yield from _grpo_programs(config, stage, model, mesh)
+    else:
+        yield _update_program(config, stage, model, mesh)
+
+
+def _update_program(
+    config: RunConfig, stage: StageConfig, model: Qwen2_5_VL, mesh: Mesh
+) -> Program:
+    params, buckets = abstract.policy(model, mesh), config.data.buckets
+    prompts = abstract.prompts(model, buckets, stage.batch_size, mesh)
+    if isinstance(stage, WarmupStage):
+        params = {"policy": params, "head": abstract.warmup_head(model, mesh)}
+        batch: Any = abstract.warm_up(prompts, mesh)
+    else:
+        assert isinstance(stage, SftStage)  # STAGE_KINDS has no other
+        if not buckets.completion_lengths:
+            raise UserError("config.data.buckets.completion_lengths: none, so nothing to imitate")
+        batch = abstract.sft(prompts, buckets, mesh)
+    training = programs.training(model, stage, mesh, params)
+    return Program(
+        name="update",
+        lower=lambda: training.update.lower(training.state, batch),
+        donated=training.state,
+    )
+
+
+def _grpo_programs(
+    config: RunConfig, stage: GrpoStage, model: Qwen2_5_VL, mesh: Mesh
+) -> Iterator[Program]:
+    """Sampling, the reference where there is a KL penalty, and the update."""
+    params = abstract.policy(model, mesh)
+    training = programs.training(model, stage, mesh, params)
+    tokens = model.config
+    sampler = programs.policy_sampler(
+        model,
+        stage,
+        mesh,
+        stop_token_ids=(tokens.eos_token_id, tokens.bos_token_id),
+        pad_token_id=tokens.pad_token_id,
+    )
+    state = training.state
+    prompts = abstract.prompts(model, config.data.buckets, stage.batch_size, mesh)
+    keys = abstract.keys(stage.batch_size, stage.sampling.num_samples, mesh)
+    batch = abstract.grpo(stage, sampler, (params, prompts, keys), mesh)
+    moments = compiled.bytes_on_chip(state.opt_state)
+    reference = compiled.bytes_on_chip(params) if stage.objective.beta else 0
+    yield Program(
+        name="rollout",
+        lower=lambda: sampler.lower(params, prompts, keys),
+        beside=moments + reference,
+    )
+    used = batch.micro_batches
+    if stage.objective.beta:
+        log_probs = programs.reference_log_probs(model, stage, mesh)
+        yield Program(
+            name="reference",
+            lower=lambda: log_probs.lower(params, (prompts, batch.completion_ids), used),
+            beside=compiled.bytes_on_chip(state),
+        )
+    yield Program(
+        name="update",
+        lower=lambda: training.update.lower(state, batch, advance=True, used=used),
+        donated=state,
+        beside=reference,
+    )
+
+
+def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows: int) -> Finding:
+    """Compile one program and look at what came out.
+
+    Args:
+      program: what to compile.
+      model: for the sizes of its vocabulary.
+      mesh: what it is compiled for.
+      rows: rows of logits that a chip may hold: one for each completion on it, and always 128.
+    """
+    begun, donated = time.monotonic(), compiled.bytes_on_chip(program.donated)
+    found = {"program": program.name, "beside": program.beside, "donated": donated}
+    try:
+        result = program.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Finding(
+            memory=None,
+            refusal=_refusal(str(error)),
+            honoured=False,
+            gather=None,
+            logits=None,
+            seconds=time.monotonic() - begun,
+            **found,
+        )
+    text = result.as_text() or ""
+    arrays = list(compiled.buffers(text))
+    vocabulary, width = model.text.vocab_size, model.text.hidden_size
+    return Finding(
+        memory=compiled.memory(result),
+        refusal=None,
+        honoured=compiled.aliases(text) >= len(jax.tree.leaves(program.donated)),
+        gather=compiled.largest_all_gather(arrays),
+        logits=compiled.largest_vocabulary_block(
+            arrays,
+            {vocabulary, -(-vocabulary // mesh.shape["tensor"])},
+            {width, -(-width // mesh.shape["fsdp"])},
+            max(rows, _FEW_ROWS) + 1,
+        ),
+        seconds=time.monotonic() - begun,
+        **found,
+    )
+
+
+def completions_on_chip(stage: StageConfig, mesh: Mesh) -> int:
+    """How many completions of a batch one chip holds."""
+    shards = sharding.row_shards(mesh)
+    samples = stage.sampling.num_samples if isinstance(stage, GrpoStage) else 1
+    return stage.batch_size // shards * samples
+
+
+def _refusal(message: str) -> str:
+    """What the compiler says that it lacks, in one line."""
+    found = re.search(r"Ran out of memory[^\n]*", message)
+    return " ".join((found[0] if found else message.splitlines()[0]).split())

@@ -1,0 +1,136 @@
+"""What a compiled program says of itself: bytes on a chip, donation, gathers, large arrays."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+GIB = 2**30
+
+_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
+_BYTES |= {"s16": 2, "u16": 2}  # every other element type is counted as a byte
+
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shapes>.*?) (?P<op>[a-z][\w\-]*)\("
+)
+_SHAPE = re.compile(r"\b(?P<type>pred|[a-z]+\d+\w*)\[(?P<axes>[\d,]*)\]")
+_ORIGIN = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One array that an instruction makes on each chip.
+
+    Attributes:
+      op: the instruction, such as `all-gather`.
+      origin: the place in the program that it comes from, as JAX names it.
+      dtype: HLO's name of the element type.
+      shape: on one chip.
+    """
+
+    op: str
+    origin: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * _BYTES.get(self.dtype, 1)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one chip.
+
+    Attributes:
+      arguments, outputs: of the call.
+      aliased: outputs that take the place of donated arguments.
+      temporaries: everything else while it runs.
+      program: the code.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    program: int
+
+    @property
+    def peak(self) -> int:
+        """All of it at once: an upper bound, because not all of it lives at the same time."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
+
+
+def memory(compiled: jax.stages.Compiled) -> Memory:
+    """What the compiler has planned."""
+    found: Any = compiled.memory_analysis()
+    return Memory(
+        arguments=found.argument_size_in_bytes,
+        outputs=found.output_size_in_bytes,
+        aliased=found.alias_size_in_bytes,
+        temporaries=found.temp_size_in_bytes,
+        program=found.generated_code_size_in_bytes,
+    )
+
+
+def bytes_on_chip(tree: Any) -> int:
+    """Bytes of placed arrays (or `jax.ShapeDtypeStruct`s) on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def aliases(text: str) -> int:
+    """How many arguments give their place to an output, by the header of the HLO `text`."""
+    header = text.partition("\n")[0]
+    return len(re.findall(r"(?:may|must)-alias", header))
+
+
+def buffers(text: str) -> Iterator[Buffer]:
+    """Arrays that the instructions of the HLO `text` make; of a tuple, each part."""
+    for line in text.splitlines():
+        match = _INSTRUCTION.match(line)
+        if match is None or match["op"] in ("parameter", "get-tuple-element", "tuple", "bitcast"):
+            continue
+        origin = _ORIGIN.search(line)
+        for shape in _SHAPE.finditer(match["shapes"]):
+            axes = tuple(int(axis) for axis in shape["axes"].split(",") if axis)
+            yield Buffer(match["op"], origin[1] if origin else "", shape["type"], axes)
+
+
+def largest_all_gather(found: Iterable[Buffer]) -> Buffer | None:
+    """The largest array that is put together from several chips."""
+    gathers = (b for b in found if b.op in ("all-gather", "all-gather-start"))
+    return max(gathers, key=lambda buffer: buffer.size, default=None)
+
+
+def largest_vocabulary_block(
+    found: Iterable[Buffer], vocabulary: set[int], widths: set[int], rows: int
+) -> Buffer | None:
+    """The largest array of `rows` rows or more over a vocabulary axis: logits that nobody streams.
+
+    Args:
+      found: the program's arrays.
+      vocabulary: sizes of the vocabulary on a chip: whole, and its share.
+      widths: of the model on a chip, likewise; tables of the vocabulary by one of these are meant.
+      rows: how many are too many.
+    """
+
+    def is_logits(buffer: Buffer) -> bool:
+        others = list(buffer.shape)
+        axis = next((size for size in others if size in vocabulary), None)
+        if axis is None:
+            return False
+        others.remove(axis)
+        count = math.prod(others)
+        return count >= rows and count not in widths
+
+    return max(filter(is_logits, found), key=lambda buffer: buffer.size, default=None)

@@ -1,0 +1,104 @@
+"""What is read out of a compiled program's text."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxqa import sharding
+from jaxqa.stages import compiled
+
+TEXT = """\
+HloModule jit_update, input_output_alias={ {0}: (1, {}, may-alias), {1, 0}: (2, {}, must-alias) }, x
+
+%fused (p: bf16[8,4]) -> bf16[8,4] {
+  %p = bf16[8,4]{1,0} parameter(0)
+  ROOT %m = bf16[8,4]{1,0:T(8,128)(2,1)} multiply(%p, %p)
+}
+
+ENTRY %main (a: f32[4,16], b: f32[4000,32]) -> (f32[4,16], f32[]) {
+  %a = f32[4,16]{1,0} parameter(0)
+  %ag = f32[32,16]{1,0} all-gather(%a), dimensions={0}, metadata={op_name="jit(update)/layer/dot"}
+  %start = (f32[4,16]{1,0}, bf16[64,32]{1,0}) all-gather-start(%a), dimensions={0}
+  %table = f32[32,4000]{1,0} transpose(%b), metadata={op_name="jit(update)/table"}
+  %rows = f32[6,4000]{1,0} dot(%a, %b), metadata={op_name="jit(update)/one token each"}
+  %logits = f32[2,3,5,4000]{3,2,1,0} dot(%a, %b), metadata={op_name="jit(update)/logits"}
+  %share = bf16[40,1000]{1,0} dot(%a, %b), metadata={op_name="jit(update)/share"}
+  ROOT %t = (f32[4,16]{1,0}, f32[]) tuple(%a, %s)
+}
+"""
+
+
+def test_arrays_of_every_computation_are_found():
+    found = list(compiled.buffers(TEXT))
+    assert [(b.op, str(b)) for b in found[:4]] == [
+        ("multiply", "bf16[8,4]"),
+        ("all-gather", "f32[32,16]"),
+        ("all-gather-start", "f32[4,16]"),
+        ("all-gather-start", "bf16[64,32]"),
+    ]
+    assert found[0].size == 8 * 4 * 2
+
+
+def test_the_largest_all_gather_may_have_begun_earlier():
+    largest = compiled.largest_all_gather(compiled.buffers(TEXT))
+    assert str(largest) == "bf16[64,32]"
+    without = compiled.buffers(TEXT.replace("all-gather-start", "copy-start"))
+    assert "layer/dot" in compiled.largest_all_gather(without).origin
+    assert compiled.largest_all_gather(compiled.buffers("")) is None
+
+
+def test_logits_are_told_from_tables_and_from_single_tokens():
+    def found(vocabulary):
+        return compiled.largest_vocabulary_block(compiled.buffers(TEXT), vocabulary, {32}, 7)
+
+    assert str(found({4000})) == "f32[2,3,5,4000]"
+    assert str(found({1000})) == "bf16[40,1000]"
+    assert found({77}) is None
+
+
+def test_donated_arrays_are_counted():
+    assert compiled.aliases(TEXT) == 2
+    assert compiled.aliases("HloModule x, entry_computation_layout={}") == 0
+
+
+@pytest.mark.parametrize("donated", [True, False])
+def test_a_real_program(donated):
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=4))
+    rows = NamedSharding(mesh, P("fsdp"))
+    x = jax.ShapeDtypeStruct((8, 64), np.float32, sharding=rows)
+    step = jax.jit(lambda x: x + 1.0, donate_argnums=0 if donated else (), out_shardings=rows)
+    program = step.lower(x).compile()
+    assert compiled.bytes_on_chip(x) == 8 * 64 * 4 // 4
+    assert compiled.aliases(program.as_text()) == donated
+    memory = compiled.memory(program)
+    assert memory.arguments == memory.outputs == 512
+    assert memory.aliased == 512 * donated
+    assert memory.peak == 1024 - memory.aliased + memory.temporaries + memory.program
+
+
+def test_rows_stay_where_they_are_and_weights_are_gathered():
+    """The one constraint of `Linear`, seen in the program: activations are never put together."""
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=8))
+    rows = NamedSharding(mesh, P(sharding.BATCH_AXES))
+    x = jax.ShapeDtypeStruct((8 * 128, 32), np.float32, sharding=rows)
+    kernel = jax.ShapeDtypeStruct((32, 24), np.float32, sharding=NamedSharding(mesh, P("fsdp")))
+
+    def gathered(active):
+        def layer(x, kernel):
+            with sharding.on_mesh(active):
+                return jnp.tanh(sharding.constrain_rows(sharding.constrain_rows(x) @ kernel)).sum()
+
+        text = jax.jit(layer).lower(x, kernel).compile().as_text()
+        return {b.shape for b in compiled.buffers(text) if b.op == "all-gather"}
+
+    assert gathered(mesh) == {(32, 24)}
+
+
+def test_constraints_do_nothing_without_a_mesh():
+    x = jnp.zeros((3, 5))  # no number of devices divides it
+    assert sharding.constrain_rows(x) is x
+    with sharding.on_mesh(sharding.make_mesh(sharding.MeshConfig())):
+        assert sharding.constrain(x, None, "tensor") is x
