@@ -7,9 +7,34 @@ import jax
 from flax import nnx
 from jax import lax
 
-Remat = Literal["none", "full"]
+Remat = Literal["none", "full", "attention", "dots", "offload"]
+"""What the backward pass of a layer finds, and what it computes again from the layer's input.
+
+- none: everything is kept.
+- dots: results of products with weights are kept; norms, activations and attention are computed
+  again.
+- attention: queries, keys, values and attention's result are kept, a sixth of what `dots` keeps in
+  the 7B model; the feed-forward is computed again.
+- offload: as `attention`, but kept in the host's memory.
+- full: nothing is kept.
+"""
+
+KEPT_NAMES = ("query", "key", "value", "mixed")
+"""Names (`jax.ad_checkpoint.checkpoint_name`) that layers give to what `attention` keeps."""
 
 _SHALLOW = 2
+
+_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(*KEPT_NAMES),
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=list(KEPT_NAMES),
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
 
 
 def stack_layers(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -31,8 +56,8 @@ def scan_layers(
 ) -> tuple[Any, Any]:
     """Run `step(layer, carry, input) -> (carry, output)` over stacked layers.
 
-    With `remat="full"` the backward pass recomputes each layer from its carry. `unroll` lets a
-    stack of two layers or fewer run without a loop, which is faster where gradients are taken.
+    `remat` says what the backward pass computes again. `unroll` lets a stack of two layers or
+    fewer run without a loop, which is faster where gradients are taken.
     """
     graphdef, stacked = nnx.split(layers)
 
@@ -40,8 +65,9 @@ def scan_layers(
         state, layer_input = item
         return step(nnx.merge(graphdef, state), carry, layer_input)
 
-    if remat == "full":
-        apply = jax.checkpoint(apply, prevent_cse=False)  # a scan body: CSE cannot undo it
+    if remat != "none":
+        # prevent_cse: the body of a scan, so CSE cannot undo it.
+        apply = jax.checkpoint(apply, policy=_POLICIES[remat], prevent_cse=False)
     # A loop stacks what the backward pass needs, which costs more than compiling a layer twice.
     shallow = jax.tree.leaves(stacked)[0].shape[0] <= _SHALLOW
     return lax.scan(apply, carry, (stacked, inputs), unroll=unroll and shallow and remat == "none")

@@ -10,6 +10,7 @@ from jaxqa.data.loader import Mixing
 from jaxqa.data.scales import LabelRange
 from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
+from jaxqa.nn.stack import Remat
 
 DEMO_DATASET = "jaxqa_demo"
 
@@ -27,7 +28,9 @@ class ModelSource:
         pretrained tower would have, `random` gives noise.
       initializer_range: standard deviation of random weights.
       compute_dtype: dtype of matrix products; parameters, norms and softmax stay float32.
-      remat: `full` recomputes each layer in the backward pass instead of keeping it.
+      remat: what the backward pass of a layer computes again, from least memory to most: `full`
+        everything, `offload` all but attention (kept in the host's memory), `attention` the same
+        (kept on the device), `dots` all but products with weights, `none` nothing.
     """
 
     path: str | None = None
@@ -36,7 +39,7 @@ class ModelSource:
     vision_filters: Literal["dct", "random"] = "random"
     initializer_range: float = 0.02
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: Literal["none", "full"] = "none"
+    remat: Remat = "none"
 
     def __post_init__(self):
         scratch = self.vision is not None and self.text is not None

@@ -1,17 +1,20 @@
 """Norm, rotary embeddings, linear maps, embeddings and stacked layers."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxqa.nn import rope
 from jaxqa.nn.embedding import Embedding
 from jaxqa.nn.feed_forward import GatedFeedForward
 from jaxqa.nn.linear import Linear
 from jaxqa.nn.norm import RMSNorm
-from jaxqa.nn.stack import scan_layers, stack_layers
+from jaxqa.nn.stack import Remat, scan_layers, stack_layers
 
 FLOAT32 = jnp.dtype("float32")
 
@@ -109,7 +112,10 @@ def build_layer(rngs):
     return Linear(4, 4, use_bias=True, stddev=0.5, dtype=FLOAT32, rngs=rngs)
 
 
-@pytest.mark.parametrize(("depth", "remat"), [(2, "none"), (3, "none"), (2, "full"), (3, "full")])
+@pytest.mark.parametrize(
+    ("depth", "remat"),
+    [(2, "none"), (3, "none"), (2, "full"), *((3, policy) for policy in get_args(Remat)[1:])],
+)
 def test_scanned_layers_equal_a_loop(depth, remat):
     layers = stack_layers(build_layer, depth, nnx.Rngs(0))
     kernels = np.asarray(layers.kernel[...])
@@ -127,3 +133,30 @@ def test_scanned_layers_equal_a_loop(depth, remat):
         np.testing.assert_allclose(seen, x, rtol=1e-5, atol=1e-6)
         x = x @ kernel + float(shift)
     np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-6)
+
+
+def test_policies_keep_less_and_less_and_give_the_same_gradients():
+    """Bytes that a layer leaves for its backward pass, counted in the compiled program."""
+    depth, width = 12, 16
+    layers = stack_layers(
+        lambda rngs: Linear(width, width, use_bias=True, stddev=0.2, dtype=FLOAT32, rngs=rngs),
+        depth,
+        nnx.Rngs(0),
+    )
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((256, width)), jnp.float32)
+
+    def step(layer, x, _):
+        key = checkpoint_name(jnp.sin(layer(x)), "key")
+        wide = jnp.concatenate([layer(key * factor) for factor in (1.0, 2.0, 3.0)], -1)
+        return x + jnp.tanh(wide).reshape(*x.shape, -1).sum(-1), None
+
+    temporary, gradients = {}, {}
+    for remat in ("none", "dots", "attention", "offload", "full"):
+        run = jax.grad(lambda x, remat=remat: scan_layers(layers, step, x, remat=remat)[0].sum())
+        program = jax.jit(run).lower(x).compile()
+        temporary[remat] = program.memory_analysis().temp_size_in_bytes
+        gradients[remat] = program(x)
+        np.testing.assert_allclose(gradients[remat], gradients["none"], rtol=1e-5, atol=1e-5)
+    sizes = list(temporary.values())
+    # On a CPU the host's memory is the device's, so that offloading saves nothing.
+    assert sizes[0] > sizes[1] > sizes[2] >= sizes[3] > sizes[4], temporary

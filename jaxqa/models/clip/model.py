@@ -8,6 +8,7 @@ logits = model.logits(params, model.image_embeddings(params, pixels),
 
 import dataclasses
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from flax import nnx
 from jaxqa.models.clip.config import ClipConfig
 from jaxqa.models.clip.text import TextTower
 from jaxqa.models.clip.vision import ImageTower, everything
-from jaxqa.nn.stack import Remat
 from jaxqa.typing import Array, Float, Int, Key, Params, Shaped
 
 IMAGE_KEYS = ("vision_model", "visual_projection")
@@ -78,7 +78,7 @@ class Clip:
 
     config: ClipConfig
     compute_dtype: str = "float32"
-    remat: Remat = "none"
+    remat: Literal["none", "full"] = "none"
 
     def __post_init__(self) -> None:
         if self.compute_dtype not in ("float32", "bfloat16", "float16"):

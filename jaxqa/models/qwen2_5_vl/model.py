@@ -7,6 +7,7 @@ the same layers.
 
 import dataclasses
 import functools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ class Qwen2_5_VL:
         config: the architecture.
         compute_dtype: dtype of activations; norms, softmax and rotations are float32 throughout.
             Parameters keep their own dtype and are cast layer by layer.
-        remat: "full" recomputes every layer in the backward pass instead of keeping activations.
+        remat: what the backward pass of a layer computes again, see `jaxqa.nn.stack.Remat`.
     """
 
     config: Qwen2_5_VLConfig
@@ -69,8 +70,8 @@ class Qwen2_5_VL:
                 f"compute_dtype is {self.compute_dtype!r}; "
                 "it must be 'float32', 'bfloat16' or 'float16'"
             )
-        if self.remat not in ("none", "full"):
-            raise ValueError(f"remat is {self.remat!r}; it must be 'none' or 'full'")
+        if self.remat not in get_args(Remat):
+            raise ValueError(f"remat is {self.remat!r}; it must be one of {get_args(Remat)}")
 
     def init(self, key: Key[Array, ""], *, param_dtype: str = "float32") -> Params:
         """Draw parameters: normal matrices, zero biases, unit norms, as HF initialises them."""

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxqa.models.qwen2_5_vl.config import TextConfig
 from jaxqa.nn.attention import Segment, grouped_attention
@@ -45,10 +46,12 @@ class TextAttention(nnx.Module):
         query = self.q_proj(x).reshape(split).transpose(0, 3, 1, 2, 4, 5)  # [B K G T R H]
         key = self.k_proj(x).reshape(split)[:, :, :, :, 0].transpose(0, 3, 1, 2, 4)  # [B K G T H]
         value = self.v_proj(x).reshape(split)[:, :, :, :, 0].transpose(0, 3, 1, 2, 4)
-        key = rotate(key, per_key)
-        mixed = grouped_attention(rotate(query, per_query), (key, value), shared=shared, past=past)
+        query = checkpoint_name(rotate(query, per_query), "query")
+        key = checkpoint_name(rotate(key, per_key), "key")
+        value = checkpoint_name(value, "value")
+        mixed = grouped_attention(query, (key, value), shared=shared, past=past)
         mixed = mixed.transpose(0, 2, 3, 1, 4, 5).reshape(x.shape)
-        return self.o_proj(mixed), (key, value)
+        return self.o_proj(checkpoint_name(mixed, "mixed")), (key, value)
 
 
 class DecoderLayer(nnx.Module):

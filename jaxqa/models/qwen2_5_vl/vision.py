@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxqa.models.qwen2_5_vl.config import VisionConfig
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
@@ -69,9 +70,11 @@ class VisionAttention(nnx.Module):
         """Mix the patches of each block; `mask` is True at keys that are seen."""
         qkv = self.qkv(x).reshape(*x.shape[:3], 3, self.num_heads, -1)
         query, key, value = qkv.transpose(3, 0, 1, 4, 2, 5)  # each [B Z N Y H]
-        segment = Segment(rotate(key, rotation), value, mask)
-        mixed = attend(rotate(query, rotation), segment)
-        return self.proj(mixed.swapaxes(2, 3).reshape(x.shape))
+        query = checkpoint_name(rotate(query, rotation), "query")
+        key = checkpoint_name(rotate(key, rotation), "key")
+        mixed = attend(query, Segment(key, checkpoint_name(value, "value"), mask))
+        mixed = mixed.swapaxes(2, 3).reshape(x.shape)
+        return self.proj(checkpoint_name(mixed, "mixed"))
 
 
 class VisionBlock(nnx.Module):
