@@ -4,6 +4,10 @@ Queries of a group stand as [B K G T R H]: key-value head first, then the G comp
 prompt, their tokens, and the R query heads that share the key-value head. In this order the rows
 that meet the prompt's keys (G T R) and those that meet a completion's own keys (T R) are both
 contiguous, so every product is a plain batched matrix product without a transpose.
+
+A backend computes it: `xla` here, the others in `streamed_attention.py` and `fused_attention.py`.
+A single token of decoding is always `xla`: its scores are few, and the prompt's keys must be read
+once for the whole group.
 """
 
 from typing import NamedTuple
@@ -12,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxqa.typing import Array, Bool, Float
-
-_MASKED = -1e30  # finite: a query that sees no key at all gets a mean, not a NaN
+from jaxqa.nn import fused_attention
+from jaxqa.nn.attention_backends import Backend
+from jaxqa.nn.scores import mix, scores
+from jaxqa.nn.streamed_attention import BLOCK, merge, streamed
+from jaxqa.typing import Array, Float
 
 
 class Segment(NamedTuple):
@@ -31,24 +37,18 @@ class Segment(NamedTuple):
     mask: Array
 
 
-def scores(
-    query: Float[Array, "*B Q H"], key: Float[Array, "*B S H"], mask: Bool[Array, "..."]
-) -> Float[Array, "*B Q S"]:
-    """Return scaled float32 scores, very low where `mask` is False."""
-    products = jnp.einsum("...qh,...sh->...qs", query, key, preferred_element_type=jnp.float32)
-    # Added, not selected: nothing of the size of the scores is kept for the backward pass.
-    return products * query.shape[-1] ** -0.5 + jnp.where(mask, 0.0, _MASKED)
+def attend(
+    query: Float[Array, "*B Q H"], segment: Segment, *, backend: Backend = "xla"
+) -> Float[Array, "*B Q H"]:
+    """Attend to a single segment; the softmax is computed in float32.
 
-
-def mix(weights: Float[Array, "*B Q S"], value: Float[Array, "*B S H"]) -> Float[Array, "*B Q H"]:
-    """Return the weighted sums of values, accumulated in float32."""
-    return jnp.einsum(
-        "...qs,...sh->...qh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
-    )
-
-
-def attend(query: Float[Array, "*B Q H"], segment: Segment) -> Float[Array, "*B Q H"]:
-    """Attend to a single segment; the softmax is computed in float32."""
+    Fused backends want [B Z N Y H] and a mask [B Z 1 _ Y].
+    """
+    if backend == "chunked" and segment.key.shape[-2] > BLOCK:
+        part = streamed(query, segment.key, segment.value, mask=segment.mask)
+        return part.mixed.astype(query.dtype)
+    if backend in fused_attention.KERNELS:
+        return fused_attention.fused_blocks(backend, query, *segment)
     logits = scores(query, segment.key, segment.mask)
     weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = mix(weights, segment.value) / weights.sum(-1, keepdims=True)
@@ -61,6 +61,7 @@ def grouped_attention(
     *,
     shared: Segment | None = None,
     past: Segment | None = None,
+    backend: Backend = "xla",
 ) -> Float[Array, "B K G T R H"]:
     """Attend causally to `own` keys and values, and to earlier segments, under one softmax.
 
@@ -68,8 +69,13 @@ def grouped_attention(
         query: queries of T tokens in each of G completions.
         own: keys and values of the same T tokens.
         shared: the prompt, [B K S H], the same for the G completions; mask [B S].
-        past: earlier tokens of each completion, [B K G C H]; mask [C].
+        past: earlier tokens of each completion, [B K G C H]; mask [C]; always computed by `xla`.
+        backend: what computes it.
     """
+    if past is None and backend == "chunked":
+        return _streamed_group(query, own, shared)
+    if past is None and backend in fused_attention.KERNELS:
+        return fused_attention.fused_group(backend, query, own, shared)
     batch, heads, groups, tokens, repeats, width = query.shape
     rows = query.reshape(batch, heads, groups, tokens * repeats, width)
     all_rows = query.reshape(batch, heads, groups * tokens * repeats, width)
@@ -93,3 +99,19 @@ def grouped_attention(
         flat = weights[-1].reshape(batch, heads, groups * tokens * repeats, -1)
         mixed = mixed + mix(flat, shared.value).reshape(mixed.shape)
     return (mixed / total).astype(query.dtype).reshape(query.shape)
+
+
+def _streamed_group(
+    query: Float[Array, "B K G T R H"],
+    own: tuple[Float[Array, "B K G T H"], Float[Array, "B K G T H"]],
+    shared: Segment | None,
+) -> Float[Array, "B K G T R H"]:
+    batch, heads, groups, tokens, repeats, width = query.shape
+    rows = query.reshape(batch, heads, groups, tokens * repeats, width)
+    parts = [streamed(rows, *own, repeats=repeats)]
+    if shared is not None:
+        all_rows = query.reshape(batch, heads, groups * tokens * repeats, width)
+        seen = streamed(all_rows, shared.key, shared.value, mask=shared.mask[:, None, None, :])
+        shapes = (rows.shape, rows.shape[:-1])
+        parts.append(type(seen)(*(x.reshape(s) for x, s in zip(seen, shapes, strict=True))))
+    return merge(parts).astype(query.dtype).reshape(query.shape)

@@ -25,6 +25,8 @@ from jaxqa.models.qwen2_5_vl import hf_config, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.patch_filters import constant_channels, patch_filters
+from jaxqa.nn import attention_backends
+from jaxqa.nn.attention_backends import Backend
 from jaxqa.stages import abstract
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.sources import DataSource, ModelSource
@@ -104,7 +106,8 @@ def set_up(
     """Make or find the data, then everything that depends on it.
 
     Raises:
-      UserError: missing or empty data, an unreadable model directory, too few devices.
+      UserError: missing or empty data, an unreadable model directory, too few devices, an attention
+        that they cannot compute.
     """
     mesh = sharding.make_mesh(config.mesh)
     root = prepare_data(config, work, console)
@@ -122,9 +125,20 @@ def set_up(
             config=architecture,
             compute_dtype=config.model.compute_dtype,
             remat=config.model.remat,
+            attention=_attention(config.model, architecture, mesh),
         ),
         console=console,
         environment=environment or {},
+    )
+
+
+def _attention(source: ModelSource, architecture: Qwen2_5_VLConfig, mesh: Mesh) -> Backend:
+    return attention_backends.choose(
+        source.attention,
+        device=mesh.devices.flat[0],
+        num_devices=mesh.size,
+        compute_dtype=source.compute_dtype,
+        head_dims=architecture.head_dims,
     )
 
 

@@ -10,6 +10,7 @@ from jaxqa.data.loader import Mixing
 from jaxqa.data.scales import LabelRange
 from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
+from jaxqa.nn.attention_backends import BackendChoice
 from jaxqa.nn.stack import Remat
 
 DEMO_DATASET = "jaxqa_demo"
@@ -31,6 +32,8 @@ class ModelSource:
       remat: what the backward pass of a layer computes again, from least memory to most: `full`
         everything, `offload` all but attention (kept in the host's memory), `attention` the same
         (kept on the device), `dots` all but products with weights, `none` nothing.
+      attention: what computes it: `xla`, `chunked` (no array of all scores), `cudnn`, `tokamax`
+        (where installed), or `auto`, which is cuDNN on Hopper and newer and XLA elsewhere.
     """
 
     path: str | None = None
@@ -40,6 +43,7 @@ class ModelSource:
     initializer_range: float = 0.02
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Remat = "none"
+    attention: BackendChoice = "auto"
 
     def __post_init__(self):
         scratch = self.vision is not None and self.text is not None

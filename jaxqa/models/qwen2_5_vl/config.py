@@ -205,6 +205,11 @@ class Qwen2_5_VLConfig:
                     f"it must be from 0 to vocab_size - 1 ({self.text.vocab_size - 1})"
                 )
 
+    @property
+    def head_dims(self) -> tuple[int, int]:
+        """Widths of the text tower's and of the vision tower's heads."""
+        return self.text.head_dim, self.vision.head_dim
+
 
 def _released(
     *,

@@ -7,7 +7,7 @@ the same layers.
 
 import dataclasses
 import functools
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from jaxqa.models.qwen2_5_vl.inputs import Cache, Prefix, Prompts
 from jaxqa.models.qwen2_5_vl.text import TextTower
 from jaxqa.models.qwen2_5_vl.vision import VisionTower
+from jaxqa.nn.attention_backends import Backend
 from jaxqa.nn.linear import draw
 from jaxqa.nn.rope import Rotation, multimodal_rotation, text_rotation
 from jaxqa.nn.stack import Remat
@@ -34,18 +35,26 @@ class Head(nnx.Module):
 class Towers(nnx.Module):
     """All parameters under their names; HF `Qwen2_5_VLForConditionalGeneration`."""
 
-    def __init__(self, config: Qwen2_5_VLConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: Qwen2_5_VLConfig,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        attention: Backend = "xla",
+    ):
         text, stddev = config.text, config.initializer_range
-        self.visual = VisionTower(config.vision, stddev=stddev, dtype=dtype, rngs=rngs)
-        self.model = TextTower(text, stddev=stddev, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(stddev=stddev, dtype=dtype, rngs=rngs, attention=attention)
+        self.visual = VisionTower(config.vision, **options)
+        self.model = TextTower(text, **options)
         if not text.tie_word_embeddings:
             shape = (text.vocab_size, text.hidden_size)
             self.lm_head = Head(shape, stddev=stddev, dtype=dtype, rngs=rngs)
 
 
 @functools.cache
-def _graphdef(config: Qwen2_5_VLConfig) -> nnx.GraphDef:
-    build = functools.partial(Towers, config, dtype=jnp.dtype("float32"))
+def _graphdef(config: Qwen2_5_VLConfig, attention: Backend) -> nnx.GraphDef:
+    build = functools.partial(Towers, config, dtype=jnp.dtype("float32"), attention=attention)
     return nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))[0]
 
 
@@ -58,11 +67,13 @@ class Qwen2_5_VL:
         compute_dtype: dtype of activations; norms, softmax and rotations are float32 throughout.
             Parameters keep their own dtype and are cast layer by layer.
         remat: what the backward pass of a layer computes again, see `jaxqa.nn.stack.Remat`.
+        attention: what computes it, chosen by `jaxqa.nn.attention_backends.choose`.
     """
 
     config: Qwen2_5_VLConfig
     compute_dtype: str = "float32"
     remat: Remat = "none"
+    attention: Backend = "xla"
 
     def __post_init__(self) -> None:
         if self.compute_dtype not in ("float32", "bfloat16", "float16"):
@@ -72,6 +83,10 @@ class Qwen2_5_VL:
             )
         if self.remat not in get_args(Remat):
             raise ValueError(f"remat is {self.remat!r}; it must be one of {get_args(Remat)}")
+        if self.attention not in get_args(Backend):
+            raise ValueError(
+                f"attention is {self.attention!r}; it must be one of {get_args(Backend)}"
+            )
 
     def init(self, key: Key[Array, ""], *, param_dtype: str = "float32") -> Params:
         """Draw parameters: normal matrices, zero biases, unit norms, as HF initialises them."""
@@ -186,7 +201,7 @@ class Qwen2_5_VL:
         return jnp.dtype(self.compute_dtype)
 
     def _towers(self, params: Params) -> Towers:
-        return nnx.merge(_graphdef(self.config), params)
+        return nnx.merge(_graphdef(self.config, self.attention), params)
 
     def _text_rotation(self, positions: Int[Array, "B T"]) -> Rotation:
         text = self.config.text

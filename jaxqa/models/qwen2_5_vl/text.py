@@ -6,6 +6,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxqa.models.qwen2_5_vl.config import TextConfig
 from jaxqa.nn.attention import Segment, grouped_attention
+from jaxqa.nn.attention_backends import Backend
 from jaxqa.nn.embedding import Embedding
 from jaxqa.nn.feed_forward import GatedFeedForward
 from jaxqa.nn.linear import Linear
@@ -20,10 +21,19 @@ KeyValue = tuple[Array, Array]
 class TextAttention(nnx.Module):
     """Grouped-query attention with biased projections; HF `Qwen2_5_VLAttention`."""
 
-    def __init__(self, config: TextConfig, *, stddev: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: TextConfig,
+        *,
+        stddev: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        attention: Backend,
+    ):
         width, head = config.hidden_size, config.head_dim
         options = {"stddev": stddev, "dtype": dtype, "rngs": rngs}
         self.config = config
+        self.attention: Backend = attention
         self.q_proj = Linear(width, width, use_bias=True, **options)
         self.k_proj = Linear(width, config.num_key_value_heads * head, use_bias=True, **options)
         self.v_proj = Linear(width, config.num_key_value_heads * head, use_bias=True, **options)
@@ -49,7 +59,9 @@ class TextAttention(nnx.Module):
         query = checkpoint_name(rotate(query, per_query), "query")
         key = checkpoint_name(rotate(key, per_key), "key")
         value = checkpoint_name(value, "value")
-        mixed = grouped_attention(query, (key, value), shared=shared, past=past)
+        mixed = grouped_attention(
+            query, (key, value), shared=shared, past=past, backend=self.attention
+        )
         mixed = mixed.transpose(0, 2, 3, 1, 4, 5).reshape(x.shape)
         return self.o_proj(checkpoint_name(mixed, "mixed")), (key, value)
 
@@ -57,11 +69,21 @@ class TextAttention(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and feed-forward; HF `Qwen2_5_VLDecoderLayer`."""
 
-    def __init__(self, config: TextConfig, *, stddev: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: TextConfig,
+        *,
+        stddev: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        attention: Backend,
+    ):
         width, epsilon = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RMSNorm(width, epsilon=epsilon, dtype=dtype)
         self.post_attention_layernorm = RMSNorm(width, epsilon=epsilon, dtype=dtype)
-        self.self_attn = TextAttention(config, stddev=stddev, dtype=dtype, rngs=rngs)
+        self.self_attn = TextAttention(
+            config, stddev=stddev, dtype=dtype, rngs=rngs, attention=attention
+        )
         self.mlp = GatedFeedForward(
             width, config.intermediate_size, use_bias=False, stddev=stddev, dtype=dtype, rngs=rngs
         )
@@ -88,12 +110,22 @@ class DecoderLayer(nnx.Module):
 class TextTower(nnx.Module):
     """Embeddings, stacked layers, final norm; HF `Qwen2_5_VLTextModel`."""
 
-    def __init__(self, config: TextConfig, *, stddev: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: TextConfig,
+        *,
+        stddev: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        attention: Backend,
+    ):
         self.embed_tokens = Embedding(
             config.vocab_size, config.hidden_size, stddev=stddev, dtype=dtype, rngs=rngs
         )
         self.layers = stack_layers(
-            lambda layer_rngs: DecoderLayer(config, stddev=stddev, dtype=dtype, rngs=layer_rngs),
+            lambda layer_rngs: DecoderLayer(
+                config, stddev=stddev, dtype=dtype, rngs=layer_rngs, attention=attention
+            ),
             config.num_hidden_layers,
             rngs,
         )

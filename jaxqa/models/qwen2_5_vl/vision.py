@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxqa.models.qwen2_5_vl.config import VisionConfig
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.nn.attention import Segment, attend
+from jaxqa.nn.attention_backends import Backend
 from jaxqa.nn.feed_forward import GatedFeedForward
 from jaxqa.nn.linear import Linear, draw
 from jaxqa.nn.norm import RMSNorm
@@ -57,10 +58,19 @@ class PatchEmbed(nnx.Module):
 class VisionAttention(nnx.Module):
     """Attention inside each of Z blocks of Y patches; HF `Qwen2_5_VLVisionAttention`."""
 
-    def __init__(self, config: VisionConfig, *, stddev: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        stddev: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        attention: Backend,
+    ):
         width = config.hidden_size
         options = {"use_bias": True, "stddev": stddev, "dtype": dtype, "rngs": rngs}
         self.num_heads = config.num_heads
+        self.attention: Backend = attention
         self.qkv = Linear(width, 3 * width, **options)
         self.proj = Linear(width, width, **options)
 
@@ -72,7 +82,8 @@ class VisionAttention(nnx.Module):
         query, key, value = qkv.transpose(3, 0, 1, 4, 2, 5)  # each [B Z N Y H]
         query = checkpoint_name(rotate(query, rotation), "query")
         key = checkpoint_name(rotate(key, rotation), "key")
-        mixed = attend(query, Segment(key, checkpoint_name(value, "value"), mask))
+        segment = Segment(key, checkpoint_name(value, "value"), mask)
+        mixed = attend(query, segment, backend=self.attention)
         mixed = mixed.swapaxes(2, 3).reshape(x.shape)
         return self.proj(checkpoint_name(mixed, "mixed"))
 
@@ -80,11 +91,21 @@ class VisionAttention(nnx.Module):
 class VisionBlock(nnx.Module):
     """Pre-norm attention and feed-forward; HF `Qwen2_5_VLVisionBlock`."""
 
-    def __init__(self, config: VisionConfig, *, stddev: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        stddev: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        attention: Backend,
+    ):
         width = config.hidden_size
         self.norm1 = RMSNorm(width, epsilon=NORM_EPSILON, dtype=dtype)
         self.norm2 = RMSNorm(width, epsilon=NORM_EPSILON, dtype=dtype)
-        self.attn = VisionAttention(config, stddev=stddev, dtype=dtype, rngs=rngs)
+        self.attn = VisionAttention(
+            config, stddev=stddev, dtype=dtype, rngs=rngs, attention=attention
+        )
         self.mlp = GatedFeedForward(
             width, config.intermediate_size, use_bias=True, stddev=stddev, dtype=dtype, rngs=rngs
         )
@@ -117,11 +138,21 @@ class PatchMerger(nnx.Module):
 class VisionTower(nnx.Module):
     """Patches to merged tokens; HF `Qwen2_5_VisionTransformerPretrainedModel`."""
 
-    def __init__(self, config: VisionConfig, *, stddev: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        stddev: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        attention: Backend,
+    ):
         self.config = config
         self.patch_embed = PatchEmbed(config, stddev=stddev, dtype=dtype, rngs=rngs)
         self.blocks = stack_layers(
-            lambda layer_rngs: VisionBlock(config, stddev=stddev, dtype=dtype, rngs=layer_rngs),
+            lambda layer_rngs: VisionBlock(
+                config, stddev=stddev, dtype=dtype, rngs=layer_rngs, attention=attention
+            ),
             config.depth,
             rngs,
         )

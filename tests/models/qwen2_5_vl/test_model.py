@@ -74,7 +74,9 @@ def test_equal_models_hash_alike_and_share_compilations():
     assert models[0] != dataclasses.replace(models[0], remat="full")
 
 
-@pytest.mark.parametrize("option", [{"compute_dtype": "int8"}, {"remat": "some"}])
+@pytest.mark.parametrize(
+    "option", [{"compute_dtype": "int8"}, {"remat": "some"}, {"attention": "fast"}]
+)
 def test_unknown_options_are_refused(option):
     # Made past the type hook, as a config read from a file would be.
     model = object.__new__(Qwen2_5_VL)
