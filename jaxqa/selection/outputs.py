@@ -58,10 +58,13 @@ def write(
     for place, selection, candidate in places:
         assert candidate.path is not None
         if layout == "geneval":
-            text = json.dumps(dict(selection.prompts.metadata), ensure_ascii=False)
-            _write(place.parents[1] / "metadata.jsonl", text + "\n")
+            _write_metadata(place.parents[1], selection)
         ours = [Path(c.path) for c in selection.candidates if c.path is not None]
         _place(Path(candidate.path), place, ours, link=link)
+    for selection in selections:
+        home = folder / "candidates" / selection.prompts.key
+        if home.is_dir():  # so that GenEval's evaluator reads all that was made, too
+            _write_metadata(home, selection)
     write_json_lines(folder / "trace.jsonl", trace(selections, weights))
     _write(folder / "chosen.csv", _chosen_csv(places, weights))
     shown_tables = tables.study_tables(found)
@@ -119,6 +122,11 @@ def _place(source: Path, target: Path, ours: Sequence[Path], *, link: bool) -> N
         temporary = target.with_name(f".{target.name}.tmp")
         shutil.copyfile(source, temporary)
         os.replace(temporary, target)
+
+
+def _write_metadata(home: Path, selection: Selection) -> None:
+    text = json.dumps(dict(selection.prompts.metadata), ensure_ascii=False)
+    _write(home / "metadata.jsonl", text + "\n")
 
 
 def _chosen_csv(places: Sequence[Placed], weights: Weights) -> str:

@@ -258,14 +258,14 @@ def _check(
     if makers.generator is None and any(not prompt.images for prompt in prompts):
         lacking = next(prompt for prompt in prompts if not prompt.images)
         raise UserError(f"prompt {lacking.key} has no images, and there is no generator")
-    if not reflection.rounds:
-        return
     first = sum(makers.candidates for prompt in prompts if not prompt.images)
     if 0 < reflection.budget < first:
         raise UserError(
             f"budget is {reflection.budget} images, and the first round alone makes {first}; raise "
             "it, or make fewer candidates"
         )
+    if not reflection.rounds:
+        return
     if makers.generator is None and makers.editor is None:
         raise UserError("reflection makes images: give a generator or an editor")
     names = [judge.name for judge in panel.judges if judge.weight]

@@ -284,6 +284,7 @@ def test_judges_without_reasons(tmp_path):
         ({"prompts": prompts("a") * 2}, "two prompts have one key"),
         ({"reflection": Reflection(rounds=1, judge="nobody")}, "reflection is on 'nobody'"),
         ({"reflection": Reflection(rounds=1, budget=3)}, "the first round alone makes 4"),
+        ({"reflection": Reflection(budget=3)}, "the first round alone makes 4"),
     ],
 )
 def test_runs_that_cannot_be_meant(tmp_path, judges, change, message):
@@ -339,6 +340,11 @@ def test_chosen_images_in_geneval_layout(tmp_path, judges):
         )
     assert [s.prompts.prompt for s in found] == [
         s.prompt for s in read(folder / "chosen", images=True)
+    ]
+    everything = read(folder / "candidates", images=True)
+    assert [(s.prompt, len(s.images), s.metadata["tag"]) for s in everything] == [
+        ("40", 2, "colors"),
+        ("60", 2, "colors"),
     ]
 
 
