@@ -15,17 +15,30 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxqa.scoring.results import Score
+
 HEADERS_LIMIT = 2**16
 MULTIPART = "multipart/form-data; boundary=xyz"
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image with the offline scorer's result."""
+    """An image with the offline scorer's result.
+
+    Many images may have one score; the entropies of an answer's tokens tell images apart.
+    """
 
     data: bytes
     score: float | None
     normalised: float | None
+    tokens: list[dict[str, Any]] | None
+
+    @classmethod
+    def of(cls, data: bytes, score: Score) -> "Picture":
+        """The image with its result."""
+        pieces = None if score.tokens is None else score.tokens.pieces()
+        tokens = None if pieces is None else [dataclasses.asdict(piece) for piece in pieces]
+        return cls(data=data, score=score.score, normalised=score.normalised, tokens=tokens)
 
     @property
     def b64(self) -> str:
@@ -96,12 +109,18 @@ class Client:
 
 def native(pictures: Sequence[Picture], broken: int | None = None) -> Shot:
     """The server's own protocol; the image at the place `broken` is none."""
-    wanted = [None if n == broken else p.score for n, p in enumerate(pictures)]
+    scores = [None if n == broken else p.score for n, p in enumerate(pictures)]
+    tokens = [{"tokens": None if n == broken else p.tokens} for n, p in enumerate(pictures)]
+
+    def is_right(status: int, body: bytes) -> bool:
+        found = json.loads(body)
+        return status == 200 and (found["scores"], found["details"]) == (scores, tokens)
+
     images = ["bm9uZQ==" if n == broken else p.b64 for n, p in enumerate(pictures)]
     return Shot(
         "/v1/score",
-        json.dumps({"images": images}).encode(),
-        lambda status, body: status == 200 and json.loads(body)["scores"] == wanted,
+        json.dumps({"images": images, "return": ["tokens"]}).encode(),
+        is_right,
         images=len(images),
     )
 
@@ -109,7 +128,8 @@ def native(pictures: Sequence[Picture], broken: int | None = None) -> Shot:
 def multipart(pictures: Sequence[Picture]) -> Shot:
     """A form."""
     head = b'--xyz\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
-    body = b"".join(head + picture.data + b"\r\n" for picture in pictures) + b"--xyz--\r\n"
+    body = b"".join(head + picture.data + b"\r\n" for picture in pictures)
+    body += b'--xyz\r\nContent-Disposition: form-data; name="return"\r\n\r\ntokens\r\n--xyz--\r\n'
     shot = native(pictures)
     return dataclasses.replace(shot, body=body, kind=MULTIPART)
 

@@ -9,8 +9,9 @@ otherwise, and measures, in this order:
    scorer on the same images, since the load of a machine changes; the ratio is the median of turns;
 2. latency at half of that: requests of one image at times drawn beforehand (Poisson), counted from
    the time at which each should have left, however late the client was;
-3. many requests, good and hostile, from many clients: every score is compared with the offline one,
-   bit for bit, and the server's resident memory is read at each twentieth of the way.
+3. many requests, good and hostile, from many clients: every score, and where the protocol has them
+   the entropies of the answer, are compared with the offline ones bit for bit, and the server's
+   resident memory is read at each twentieth of the way.
 
 Prints JSON; exits with 1 if an answer was wrong.
 """
@@ -50,7 +51,7 @@ def main() -> int:
     images = _images(flags.images, flags.side)
     scorer = jaxqa.load(flags.model)
     first = scorer.score(images)
-    pictures = [Picture(i, s.score, s.normalised) for i, s in zip(images, first, strict=True)]
+    pictures = [Picture.of(image, score) for image, score in zip(images, first, strict=True)]
     with _server(flags) as (port, process):
         turns = [_turn(scorer, pictures, port, flags) for _ in range(flags.turns)]
         rate = statistics.median(turn["server"] for turn in turns)
@@ -59,6 +60,7 @@ def main() -> int:
     found = {
         "images": len(images),
         "distinct_scores": len({picture.score for picture in pictures}),
+        "distinct_answers": len({str(picture.tokens) for picture in pictures}),
         "without_score": sum(picture.score is None for picture in pictures),
         "turns": turns,
         "server_over_offline": statistics.median(turn["ratio"] for turn in turns),
