@@ -45,6 +45,11 @@ class EncoderSource:
             raise ValueError("vision_filters is for random weights, not for a path; leave it out")
         if self.architecture is not None and self.architecture.text is None:
             raise ValueError("architecture: expected a text tower, which reads the rationales")
+        if self.architecture is not None and self.architecture.is_siglip:
+            raise ValueError(
+                'architecture.family is "siglip"; the tokenizer that is trained for random weights '
+                'is CLIP\'s: take "clip", or a path'
+            )
 
     def model(self) -> Clip:
         """Both towers' architecture.
