@@ -15,6 +15,31 @@ def draw(
     return (stddev * jax.random.normal(rngs.params(), shape, jnp.float32)).astype(dtype)
 
 
+def matmul(x: Float[Array, "B D"], kernel: Float[Array, "D F"]) -> Float[Array, "B F"]:
+    """`x @ kernel` in the dtype of `x`; the gradient of `kernel` comes in the kernel's own."""
+    return x @ kernel if x.dtype == kernel.dtype else _cast_matmul(x, kernel)
+
+
+@jax.custom_vjp
+def _cast_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel.astype(x.dtype)
+
+
+# Left to itself, the backward pass of a scan over layers keeps every layer's cast kernel: a whole
+# copy of the model. It is told to keep the kernel as it came, which is in memory anyway.
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _cast_matmul(x, kernel), (x, kernel)
+
+
+def _backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    d_kernel = jnp.matmul(x.T, slope, preferred_element_type=jnp.float32)
+    return slope @ kernel.astype(x.dtype).T, d_kernel.astype(kernel.dtype)
+
+
+_cast_matmul.defvjp(_forward, _backward)
+
+
 class Linear(nnx.Module):
     """`x @ kernel + bias` over the last axis, in the dtype of `x`.
 
@@ -40,7 +65,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """Map the last axis."""
         rows = constrain_rows(x.reshape(-1, x.shape[-1]))
-        y = rows @ self.kernel[...].astype(x.dtype)
+        y = matmul(rows, self.kernel[...])
         if self.use_bias:
             y = y + self.bias[...].astype(x.dtype)[None]
         return constrain_rows(y).reshape(*x.shape[:-1], -1)
