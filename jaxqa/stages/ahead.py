@@ -157,11 +157,7 @@ def stage_programs(
         mesh,
         name=f"rows of a micro-batch of config.{name}",
     )
-    model = Qwen2_5_VL(
-        config=architecture,
-        compute_dtype=config.model.compute_dtype,
-        remat=config.model.remat,
-    )
+    model = config.model.policy(architecture, mesh)
     if isinstance(stage, GrpoStage):
         yield from _grpo_programs(config, stage, model, mesh)
     else:

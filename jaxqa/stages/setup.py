@@ -25,8 +25,6 @@ from jaxqa.models.qwen2_5_vl import hf_config, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.patch_filters import constant_channels, patch_filters
-from jaxqa.nn import attention_backends
-from jaxqa.nn.attention_backends import Backend
 from jaxqa.stages import abstract
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.sources import DataSource, ModelSource
@@ -121,24 +119,9 @@ def set_up(
         test=test,
         tokenizer=tokenizer,
         encoder=PromptEncoder(tokenizer, config=architecture, image_config=config.data.images),
-        model=Qwen2_5_VL(
-            config=architecture,
-            compute_dtype=config.model.compute_dtype,
-            remat=config.model.remat,
-            attention=_attention(config.model, architecture, mesh),
-        ),
+        model=config.model.policy(architecture, mesh),
         console=console,
         environment=environment or {},
-    )
-
-
-def _attention(source: ModelSource, architecture: Qwen2_5_VLConfig, mesh: Mesh) -> Backend:
-    return attention_backends.choose(
-        source.attention,
-        device=mesh.devices.flat[0],
-        num_devices=mesh.size,
-        compute_dtype=source.compute_dtype,
-        head_dims=architecture.head_dims,
     )
 
 

@@ -4,12 +4,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jax.sharding import Mesh
+
 from jaxqa.data.batching import Buckets
 from jaxqa.data.demo import DemoDataConfig
 from jaxqa.data.loader import Mixing
 from jaxqa.data.scales import LabelRange
-from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, TextConfig, VisionConfig
+from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
+from jaxqa.nn import attention_backends
 from jaxqa.nn.attention_backends import BackendChoice
 from jaxqa.nn.stack import Remat
 
@@ -61,6 +65,26 @@ class ModelSource:
             raise ValueError(f"initializer_range must be positive, got {self.initializer_range}")
         if self.vision is not None and self.vision.in_channels != 3:
             raise ValueError(f"vision.in_channels is {self.vision.in_channels}; images have 3")
+
+    def policy(self, architecture: Qwen2_5_VLConfig, mesh: Mesh) -> Qwen2_5_VL:
+        """The model of an architecture as this run computes it on the devices of a mesh.
+
+        Raises:
+          UserError: an attention that they cannot compute.
+        """
+        attention = attention_backends.choose(
+            self.attention,
+            device=mesh.devices.flat[0],
+            num_devices=mesh.size,
+            compute_dtype=self.compute_dtype,
+            head_dims=architecture.head_dims,
+        )
+        return Qwen2_5_VL(
+            config=architecture,
+            compute_dtype=self.compute_dtype,
+            remat=self.remat,
+            attention=attention,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
