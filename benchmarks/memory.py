@@ -89,13 +89,42 @@ PLANS = (
 """In the order of their worth."""
 
 
+PARAMETERS = {
+    "3B": 3_754_622_976,
+    "7B": 8_292_166_656,
+    "32B": 33_452_718_336,
+    "72B": 73_410_777_344,
+}
+"""All of the model, the image tower included."""
+
+GPUS = (
+    ("1 x A100-80", 1, 79.0),
+    ("4 x A100-80", 4, 79.0),
+    ("8 x A100-80", 8, 79.0),
+    ("1 x H100-80", 1, 79.0),
+    ("1 x H200", 1, 139.0),
+)
+"""Name, number, GiB that one gives to programs."""
+
+BYTES_PER_PARAMETER = (20, 14)
+"""Parameters 4, gradients 4, and in float32 moments 8, their sum over micro-batches 4, or, in
+bfloat16, 4 and 2."""
+
+ACTIVATIONS_GIB = 6.0
+"""Of one group at a time, see docs/memory.md."""
+
+
 def main() -> int:
     """Compile what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--rows", type=int, default=0, help="stop after so many new rows")
     parser.add_argument("--table", action="store_true", help="compile nothing")
+    parser.add_argument("--arithmetic", action="store_true", help="print the table of GPUs alone")
     options = parser.parse_args()
+    if options.arithmetic:
+        print(arithmetic())
+        return 0
     left = 0 if options.table else options.rows or sys.maxsize
     for plan, program in planned():
         done = {(row["plan"], row["program"]) for row in read_rows(options.results)}
@@ -166,6 +195,27 @@ def table(rows: list[Row]) -> str:
         bar = "" if plan.bar is None else f"{plan.bar:g}: {verdict(plan, own)}"
         cells = [plan.size, plan.topology, mesh, str(plan.micro_batches), plan.moments]
         lines.append(f"| {' | '.join([*cells, *map(cell, own), limit, bar])} |")
+    return "\n".join(lines)
+
+
+def arithmetic() -> str:
+    """Markdown: what GPUs would hold, by counting bytes; nothing is compiled."""
+    lines = [
+        "| model | GPUs | moments and sum float32 | bfloat16 | reference, bfloat16 | fits |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size, parameters in PARAMETERS.items():
+        for label, count, memory in GPUS:
+            share = parameters / count / GIB
+            totals = [share * size_of + ACTIVATIONS_GIB for size_of in BYTES_PER_PARAMETER]
+            fitting = [
+                f"{name}{more}"
+                for name, total in zip(("float32", "bfloat16"), totals, strict=True)
+                for more, extra in ((" with a reference", 2 * share), (" without one", 0.0))
+                if total + extra <= memory
+            ]
+            cells = [size, label, *(f"{total:.0f}" for total in totals), f"{2 * share:.0f}"]
+            lines.append(f"| {' | '.join([*cells, fitting[0] if fitting else 'no'])} |")
     return "\n".join(lines)
 
 
