@@ -26,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_parts  # noqa: E402
 from gpu_parts import PRESETS, Bench  # noqa: E402
 
-PARTS: dict[str, Callable[[Bench], dict[str, float]]] = {
+PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "decode": gpu_parts.decode,
     "prefill": gpu_parts.prefill,
     "clip": gpu_parts.clip,
+    "attention": gpu_parts.attention,
     "training": gpu_parts.training,
 }
 PEAKS = {
@@ -79,7 +80,7 @@ def _peaks(device: Any) -> tuple[float, float] | None:
     return None
 
 
-def _measured(part: Callable[[Bench], dict[str, float]], bench: Bench) -> dict[str, Any]:
+def _measured(part: Callable[[Bench], dict[str, Any]], bench: Bench) -> dict[str, Any]:
     """A part's figures, or what the device says of it."""
     begun = time.monotonic()
     try:

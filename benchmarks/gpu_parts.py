@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,14 @@ from small_models import batch, draw_prompt
 from useful_flops import Group
 
 from jaxqa import sharding
+from jaxqa.errors import UserError
 from jaxqa.models.clip.config import PRESETS as CLIP_PRESETS
 from jaxqa.models.clip.config import ClipConfig
 from jaxqa.models.clip.model import Clip
 from jaxqa.models.qwen2_5_vl import config as qwen
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+from jaxqa.nn.attention_backends import Backend, BackendChoice, choose
 from jaxqa.objectives import grpo
 from jaxqa.objectives.entropy_gate import GateConfig
 from jaxqa.sampling.config import SamplingConfig
@@ -125,9 +127,17 @@ class Bench:
         rate = {"useful_tflops_per_second": flops / seconds / 1e12}
         return rate | ({"share_of_peak": flops / seconds / self.peaks[0]} if self.peaks else {})
 
-    def model(self, **options: Any) -> Qwen2_5_VL:
+    def model(self, attention: BackendChoice = "auto") -> Qwen2_5_VL:
         """The model under measurement."""
-        return Qwen2_5_VL(config=self.preset.config, compute_dtype=self.preset.dtype, **options)
+        config, dtype = self.preset.config, self.preset.dtype
+        backend = choose(
+            attention,
+            device=jax.devices()[0],
+            num_devices=1,
+            compute_dtype=dtype,
+            head_dims=(config.vision.head_dim, config.text.head_dim),
+        )
+        return Qwen2_5_VL(config=config, compute_dtype=dtype, attention=backend)
 
     def params(self, dtype: str) -> Any:
         """Random parameters, drawn on the device."""
@@ -207,6 +217,26 @@ def clip(bench: Bench) -> dict[str, float]:
     pixels = jnp.zeros((preset.clip_batch, size, size, 3), jnp.uint8)
     run = jax.jit(model.image_embeddings)
     return {"images_per_second": preset.clip_batch / bench.seconds(lambda: run(params, pixels))}
+
+
+def attention(bench: Bench) -> dict[str, Any]:
+    """Loss and gradients of one group with each attention backend, or why it refuses."""
+    preset, found = bench.preset, {}
+    params, prompts = bench.params(preset.dtype), bench.prompts(1)
+    ids = jnp.ones((1, preset.group, preset.tokens), jnp.int32)
+    for name in get_args(Backend):
+        try:
+            model = bench.model(name)
+        except UserError as error:
+            found[f"{name}_refused"] = str(error)
+            continue
+        step = jax.jit(jax.value_and_grad(functools.partial(_loss, model)))
+        found[f"{name}_ms"] = 1e3 * bench.seconds(functools.partial(step, params, prompts, ids))
+    return found
+
+
+def _loss(model: Qwen2_5_VL, params: Any, prompts: Prompts, ids: jax.Array) -> jax.Array:
+    return -losses.completion_log_probs(model, params, prompts, ids)[0].sum()
 
 
 def training(bench: Bench) -> dict[str, float]:
