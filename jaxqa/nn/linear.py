@@ -28,7 +28,8 @@ def _cast_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 # Left to itself, the backward pass of a scan over layers keeps every layer's cast kernel: a whole
 # copy of the model. It is told to keep the kernel as it came, which is in memory anyway.
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _cast_matmul(x, kernel), (x, kernel)
+    # Not `_cast_matmul` itself: a rematerialisation policy must see the product.
+    return x @ kernel.astype(x.dtype), (x, kernel)
 
 
 def _backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:

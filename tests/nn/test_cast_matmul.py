@@ -36,3 +36,20 @@ def test_a_scan_over_layers_keeps_no_cast_kernels_for_its_backward_pass():
     program = jax.jit(jax.grad(loss)).lower(kernels, x).as_text()
     assert f"tensor<{LAYERS}x{WIDTH}x{WIDTH}xf32>" in program
     assert f"tensor<{LAYERS}x{WIDTH}x{WIDTH}xbf16>" not in program
+
+
+def test_a_policy_that_keeps_products_finds_them():
+    """With `dots` the backward pass computes no product of the forward pass again."""
+    x, kernel = jnp.ones((4, 3), jnp.bfloat16), jnp.ones((3, 3), jnp.float32)
+
+    def products(policy) -> int:
+        twice = jax.checkpoint(
+            lambda x, k: jnp.sin(matmul(jnp.sin(matmul(x, k)), k)).astype(jnp.float32).sum(),
+            policy=policy,
+        )
+        return str(jax.make_jaxpr(jax.grad(twice, (0, 1)))(x, kernel)).count("dot_general")
+
+    policies = jax.checkpoint_policies
+    kept = products(policies.dots_with_no_batch_dims_saveable)
+    assert kept == products(policies.everything_saveable)
+    assert kept < products(policies.nothing_saveable)
