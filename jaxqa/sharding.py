@@ -5,9 +5,10 @@ whole "/"-joined path wins, and a leaf that no row matches is an error.
 """
 
 import contextlib
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxqa.errors import UserError
+from jaxqa.typing import Int
 
 Rules = Sequence[tuple[str, P]]
 
@@ -101,6 +103,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         raise UserError(
             f"mesh: {config.data} x {config.fsdp} x {config.tensor} devices wanted, "
             f"{available} found; make the mesh smaller"
+        )
+    processes = jax.process_count()
+    if processes > 1 and needed < available:
+        raise UserError(
+            f"mesh: {needed} of {available} devices; expected all of them, because each of the "
+            f"{processes} processes works with its own: set config.mesh.data to -1"
         )
     taken = np.asarray(devices[:needed]).reshape(data, config.fsdp, config.tensor)
     return Mesh(taken, ("data", "fsdp", "tensor"))
@@ -189,20 +197,150 @@ def check_rows(rows: int, mesh: Mesh, *, name: str) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowShare:
+    """Which rows of every global batch one process holds.
+
+    Attributes:
+      parts: numbers of its parts, rising.
+      count: equal parts, of consecutive rows, that a batch is cut into.
+    """
+
+    parts: tuple[int, ...] = (0,)
+    count: int = 1
+
+    def __post_init__(self):
+        if not self.parts or not all(0 <= part < self.count for part in self.parts):
+            raise ValueError(f"parts {self.parts} of {self.count}; expected some below the count")
+
+    def rows(self, batch_size: int) -> Int[np.ndarray, "b"]:
+        """Numbers of the rows that this process holds of a batch.
+
+        Raises:
+          ValueError: `count` does not divide `batch_size`.
+        """
+        if batch_size % self.count:
+            raise ValueError(
+                f"batch_size {batch_size} in {self.count} parts; expected one that the number of "
+                "parts divides"
+            )
+        return np.arange(batch_size).reshape(self.count, -1)[list(self.parts)].ravel()
+
+
+WHOLE = RowShare()
+"""The share of the only process."""
+
+
+@functools.lru_cache
+def row_share(mesh: Mesh) -> RowShare:
+    """The rows of this process: those of its devices, which need not be neighbours.
+
+    Processes whose devices differ only in their place along `tensor` hold the same rows.
+    """
+    shards = row_shards(mesh)
+    rows = mesh.devices.reshape(shards, -1)
+    mine = [any(d.process_index == jax.process_index() for d in row) for row in rows]
+    return RowShare(parts=tuple(np.flatnonzero(mine).tolist()), count=shards)
+
+
 def shard_rows(batch: Any, mesh: Mesh) -> Any:
     """Put this process's rows of a batch on the mesh, the leading axis split over the batch axes.
+
+    Scalars are put on every device; they must be the same in every process.
 
     Raises:
       ValueError: the leading axis does not divide by the number of row shards.
     """
-    shards = row_shards(mesh)
+    share, placement = row_share(mesh), NamedSharding(mesh, P(BATCH_AXES))
 
     def put(leaf: Any) -> jax.Array:
         array = np.asarray(leaf)
         if array.ndim == 0:
-            return jax.device_put(array, replicated(mesh))
-        if array.shape[0] * jax.process_count() % shards:
-            raise ValueError(f"{array.shape[0]} rows do not divide over {shards} row shards")
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, P(BATCH_AXES)), array)
+            return replicate(array, mesh)
+        if array.shape[0] % len(share.parts):
+            raise ValueError(
+                f"{array.shape[0]} rows do not divide over {len(share.parts)} row shards"
+            )
+        size = array.shape[0] // len(share.parts)
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            place = share.parts.index((index[0].start or 0) // size) * size
+            return array[place : place + size]
+
+        shape = (size * share.count, *array.shape[1:])
+        return _from_callback(shape, placement, part)
 
     return jax.tree.map(put, batch)
+
+
+def replicate(values: Any, mesh: Mesh) -> Any:
+    """Host arrays, the same in every process, whole on every device."""
+    return place(values, replicated(mesh))
+
+
+def place(values: Any, shardings: Any) -> Any:
+    """Host arrays, the same in every process, as global arrays placed by `shardings`.
+
+    Unlike `jax.device_put`, it asks no other process whether the values are the same.
+
+    Args:
+      values: tree of arrays; those of JAX are brought to the host first.
+      shardings: a tree like it, or one sharding for all.
+    """
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, values)
+
+    def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        array = np.asarray(leaf)
+        return _from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(put, jax.device_get(values), shardings)
+
+
+def _from_callback(
+    shape: tuple[int, ...], placement: jax.sharding.Sharding, part: Callable[[Any], np.ndarray]
+) -> jax.Array:
+    # Meant: a transfer guard is there to find the transfers that nobody asked for.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_callback(shape, placement, part)
+
+
+def by_rows(tree: Any, mesh: Mesh) -> Any:
+    """Global arrays, their leading axis split over the batch axes, wherever they lie now."""
+    return _moved(tree, NamedSharding(mesh, P(BATCH_AXES)))
+
+
+def local_rows(tree: Any, mesh: Mesh) -> Any:
+    """This process's rows of global arrays, in order, as NumPy arrays."""
+    return jax.tree.map(_rows_here, by_rows(tree, mesh))
+
+
+def _rows_here(array: jax.Array) -> np.ndarray:
+    if array.is_fully_addressable:
+        return jax.device_get(array)
+    # Devices along `tensor` hold copies of the same rows.
+    parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate(jax.device_get([parts[start] for start in sorted(parts)]))
+
+
+def fetch(tree: Any, mesh: Mesh) -> Any:
+    """Global arrays as NumPy arrays, whole, in every process; all of them have to call it."""
+    return jax.device_get(whole_everywhere(tree, mesh) if jax.process_count() > 1 else tree)
+
+
+def whole_everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Global arrays, whole on every device, wherever they lie now."""
+    return _moved(tree, replicated(mesh))
+
+
+def _moved(tree: Any, placement: NamedSharding) -> Any:
+    """Arrays with another placement, by one compiled program per set of shapes."""
+    leaves = jax.tree.leaves(tree)
+    if all(leaf.sharding.is_equivalent_to(placement, leaf.ndim) for leaf in leaves):
+        return tree
+    return _mover(placement)(tree)
+
+
+@functools.lru_cache
+def _mover(placement: NamedSharding) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=placement)

@@ -7,7 +7,7 @@ import jaxqa
 
 ROOT = Path(jaxqa.__file__).parent
 LAYERS = (
-    ("typing", "tree", "errors", "files", "configuration", "sharding"),
+    ("typing", "tree", "errors", "files", "configuration", "processes", "sharding"),
     ("nn", "metrics"),
     ("models", "rewards"),
     ("data", "sampling", "objectives"),

@@ -1,12 +1,15 @@
 """The door `train`: `--config=FILE.py[:mode] --workdir=DIR [--config.key=value ...]`."""
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from jaxqa.cli import compiled, distributed, supervisor
 from jaxqa.cli.config_flags import load_config, split_overrides
 from jaxqa.cli.errors import run_door
 from jaxqa.errors import UserError
@@ -35,18 +38,89 @@ def train(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:mode")
     parser.add_argument("--workdir", required=True, type=Path, help="where the run keeps its files")
-    overrides, others = split_overrides(sys.argv[1:] if argv is None else argv)
-    options, rest = parser.parse_known_args(others)
+    parser.add_argument(
+        "--restarts",
+        metavar="N",
+        help="start again up to N times, from the last checkpoint, when the process or one of its "
+        "peers dies or hangs (default: 0)",
+    )
+    parser.add_argument(
+        "--compilation_cache",
+        metavar="DIR",
+        help="where compiled programs are kept between runs; 'off' keeps none (default: "
+        "jaxqa/compiled in the user's cache folder)",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="FIRST:LAST",
+        help="trace these steps of each stage into WORKDIR/profile, for TensorBoard or Perfetto",
+    )
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)  # of the supervisor
+    distributed.add_flags(parser)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    overrides, own = split_overrides(arguments)
+    options, rest = parser.parse_known_args(own)
     if rest:
         raise UserError(
             f"unknown argument {rest[0]!r}; expected --config, --workdir or --config.KEY=VALUE"
         )
+    others = distributed.read_flags(options, os.environ)
+    if options.child is None and (others.is_on or options.restarts is not None):
+        return _supervise(options, arguments, others)
+    if options.child is not None:
+        supervisor.show_life(options.child)
+    machine = _Machine(
+        others=others,
+        cache=compiled.cache_folder(options.compilation_cache, os.environ),
+        profile=_profiled_steps(options.profile),
+    )
     with StopRequest() as stop:  # from now on: the imports that follow take seconds
         config = load_config(options.config, overrides)
-        return _run(config, options.workdir, stop)
+        return _run(config, options.workdir, stop, machine)
 
 
-def _run(config, workdir: Path, stop: StopRequest) -> int:  # noqa: ANN001
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Machine:
+    """What is of the machines and not of the run.
+
+    Attributes:
+      others: the processes to join.
+      cache: folder of compiled programs, or None.
+      profile: first and last step to trace, or None.
+    """
+
+    others: distributed.Distributed
+    cache: Path | None
+    profile: tuple[int, int] | None
+
+
+def _supervise(
+    options: argparse.Namespace, arguments: Sequence[str], others: distributed.Distributed
+) -> int:
+    number = others.process_id
+    name = "this process" if number is None else f"process {number}"
+    return supervisor.supervise(
+        [sys.executable, "-m", "jaxqa.cli.train", *arguments],
+        supervisor.Supervision(
+            restarts=distributed.number("restarts", options.restarts or "0", least=0),
+            silence=float(others.heartbeat_timeout),
+            log=options.workdir / f"{name.replace(' ', '_')}.stderr.txt",
+            name=name,
+            processes=others.num_processes,
+        ),
+    )
+
+
+def _profiled_steps(flag: str | None) -> tuple[int, int] | None:
+    if flag is None:
+        return None
+    first, _, last = flag.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile={flag}: expected FIRST:LAST, steps from 1, for example 3:5")
+    return int(first), int(last)
+
+
+def _run(config: Any, workdir: Path, stop: StopRequest, machine: _Machine) -> int:
     # Imported late: a wrong argument is answered before JAX is loaded.
     from jaxqa.stages import config as stages_config
     from jaxqa.stages import run
@@ -56,7 +130,15 @@ def _run(config, workdir: Path, stop: StopRequest) -> int:  # noqa: ANN001
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         parsed = stages_config.parse_config(config)
-        run.run(parsed, workdir, stop=stop, environment=os.environ)
+        compiled.keep_compiled(machine.cache)
+        with distributed.joined(machine.others):
+            run.run(
+                parsed,
+                workdir,
+                stop=stop,
+                environment=os.environ,
+                profile=machine.profile,
+            )
     except Stopped as stopped:
         print(f"{stopped}; run the same command again to go on", flush=True)
         return STOPPED_STATUS
@@ -64,3 +146,7 @@ def _run(config, workdir: Path, stop: StopRequest) -> int:  # noqa: ANN001
         print(f"error: {diverged}", file=sys.stderr)
         return DIVERGED_STATUS
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,6 +31,8 @@ from jaxqa.data.schedule import (
 )
 from jaxqa.data.source import Source, check_ids
 from jaxqa.errors import UserError
+from jaxqa.sharding import WHOLE, RowShare
+from jaxqa.typing import Int
 
 Mixing = Literal["rows", "batches"]
 
@@ -61,28 +63,6 @@ class LoaderConfig:
         for name, least in (("batch_size", 1), ("num_workers", 0), ("cache_mb", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shard:
-    """Which of the processes this is; each takes consecutive rows of every global batch."""
-
-    index: int = 0
-    count: int = 1
-
-    def rows(self, batch_size: int) -> slice:
-        """This process's rows of a global batch.
-
-        Raises:
-            ValueError: `count` does not divide `batch_size`, or `index` is not below `count`.
-        """
-        if not 0 <= self.index < self.count or batch_size % self.count:
-            raise ValueError(
-                f"process {self.index} of {self.count}, batch_size {batch_size}; expected an "
-                "index below the count, and a batch size that the count divides"
-            )
-        size = batch_size // self.count
-        return slice(self.index * size, (self.index + 1) * size)
 
 
 class Loader(Iterator[PromptBatch]):
@@ -198,7 +178,7 @@ def train_loader(
     config: LoaderConfig,
     seed: int,
     supervised: bool = False,
-    shard: Shard = Shard(),
+    share: RowShare = WHOLE,
 ) -> Loader:
     """Endless batches, shuffled anew in every epoch; `SftBatch`es if `supervised`.
 
@@ -214,7 +194,7 @@ def train_loader(
     measured = builder.measure()
     schedule = _training_schedule(sources, measured[0], config=config, seed=seed)
     order = (seed, config.mixing, [(source.name, source.weight) for source in sources])
-    return _loader(builder, schedule, measured, config=config, shard=shard, order=order)
+    return _loader(builder, schedule, measured, config=config, share=share, order=order)
 
 
 def evaluation_loader(
@@ -224,7 +204,7 @@ def evaluation_loader(
     buckets: Buckets,
     config: LoaderConfig,
     supervised: bool = False,
-    shard: Shard = Shard(),
+    share: RowShare = WHOLE,
 ) -> Loader:
     """One pass over all examples, bucket by bucket and in order inside a bucket.
 
@@ -236,7 +216,7 @@ def evaluation_loader(
     builder = _builder(sources, encoder, buckets, config, supervised=supervised)
     measured = builder.measure()
     schedule = EvaluationSchedule(measured[0], batch_size=config.batch_size)
-    return _loader(builder, schedule, measured, config=config, shard=shard, order=None)
+    return _loader(builder, schedule, measured, config=config, share=share, order=None)
 
 
 def _builder(
@@ -279,14 +259,14 @@ def _loader(
     measured: tuple[np.ndarray, np.ndarray],
     *,
     config: LoaderConfig,
-    shard: Shard,
+    share: RowShare,
     order: Any,
 ) -> Loader:
     example_ids = np.array([example.example_id for example in builder.examples], np.int64)
     build = functools.partial(
         _build,
         builder,
-        local=shard.rows(config.batch_size),
+        local=share.rows(config.batch_size),
         target_lengths=measured[1],
     )
     digest = hashlib.blake2b(repr((config.batch_size, order)).encode(), digest_size=8)
@@ -296,7 +276,11 @@ def _loader(
 
 
 def _build(
-    builder: BatchBuilder, planned: PlannedBatch, *, local: slice, target_lengths: np.ndarray
+    builder: BatchBuilder,
+    planned: PlannedBatch,
+    *,
+    local: Int[np.ndarray, "b"],
+    target_lengths: np.ndarray,
 ) -> PromptBatch:
     """This process's rows of a planned batch."""
     longest = int(target_lengths[planned.rows].max())  # over all processes: one shape for all

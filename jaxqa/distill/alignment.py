@@ -190,7 +190,7 @@ class AlignmentSource:
 
     def _local_rows(self, number: int) -> np.ndarray:
         rows = self._schedule[number].rows
-        return np.split(rows, jax.process_count())[jax.process_index()]
+        return rows[sharding.row_share(self._mesh).rows(len(rows))]
 
     def _draw(self, row: int, epoch: int) -> int:
         number = self._triplets[row].example_id

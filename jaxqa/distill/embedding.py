@@ -27,16 +27,18 @@ def run_blocks(
 ) -> Iterator[tuple[Block, np.ndarray]]:
     """Yield each block of images with what `function` makes of its pixels.
 
-    The next block is under way while the host reads the last one.
+    The next block is under way while the host reads the last one. Several processes share the
+    images of a block; each gets the results of all.
     """
     waiting: collections.deque[tuple[Block, Array]] = collections.deque()
-    for block in blocks(images, config, size=size, workers=workers):
+    share = sharding.row_share(mesh)
+    for block in blocks(images, config, size=size, workers=workers, share=share):
         waiting.append((block, function(sharding.shard_rows(block.pixels, mesh))))
         if len(waiting) > 1:
             first, result = waiting.popleft()
-            yield first, np.asarray(result)
+            yield first, sharding.fetch(result, mesh)
     for block, result in waiting:
-        yield block, np.asarray(result)
+        yield block, sharding.fetch(result, mesh)
 
 
 def embed_images(

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxqa import processes
 from jaxqa.data import images as images_lib
 from jaxqa.data.images import ImageSource
 from jaxqa.errors import UserError
 from jaxqa.models.clip.config import ClipConfig
 from jaxqa.models.clip.preprocess import prepare_image
+from jaxqa.sharding import WHOLE, RowShare
 from jaxqa.typing import UInt8
 
 _READY_BLOCKS = 3
@@ -64,7 +66,7 @@ class Block:
     """Images of one compiled shape.
 
     Attributes:
-        pixels: uint8 [block side side 3]; zeros where there is no image.
+        pixels: uint8 [rows side side 3], this process's rows; zeros where there is no image.
         errors: per image (not per padding row), why it could not be read, or None.
     """
 
@@ -73,30 +75,44 @@ class Block:
 
 
 def blocks(
-    sources: Iterable[Source], config: ClipConfig, *, size: int, workers: int
+    sources: Iterable[Source],
+    config: ClipConfig,
+    *,
+    size: int,
+    workers: int,
+    share: RowShare = WHOLE,
 ) -> Iterator[Block]:
     """Yield prepared images in order, `size` at a time, the last block padded.
 
-    Images that cannot be read become errors; the others go on.
+    Images that cannot be read become errors; the others go on. Of every block only the images of
+    the process's `share` are prepared; all processes learn all errors.
     """
+    mine = share.rows(size)
     pool = ImagePool(config, workers=workers)
     try:
-        waiting: collections.deque[list[Future[np.ndarray]]] = collections.deque()
+        waiting: collections.deque[_Waiting] = collections.deque()
         rest = iter(sources)
         while True:
             while len(waiting) < _READY_BLOCKS:
-                group = [pool.submit(source) for source in itertools.islice(rest, size)]
+                group = list(itertools.islice(rest, size))
                 if not group:
                     break
-                waiting.append(group)
+                rows = mine[mine < len(group)]
+                waiting.append((rows, [pool.submit(group[row]) for row in rows]))
             if not waiting:
                 return
-            yield _gather(waiting.popleft(), config, size)
+            yield _gather(*waiting.popleft(), config, len(mine))
     finally:
         pool.close()
 
 
-def _gather(group: list[Future[np.ndarray]], config: ClipConfig, size: int) -> Block:
+_Waiting = tuple[np.ndarray, list[Future[np.ndarray]]]
+"""Rows of a block, and the image of each."""
+
+
+def _gather(
+    rows: np.ndarray, group: list[Future[np.ndarray]], config: ClipConfig, size: int
+) -> Block:
     side = config.vision.image_size
     pixels: UInt8[np.ndarray, "size side side 3"] = np.zeros((size, side, side, 3), np.uint8)
     errors: list[str | None] = []
@@ -106,4 +122,4 @@ def _gather(group: list[Future[np.ndarray]], config: ClipConfig, size: int) -> B
             errors.append(None)
         except UserError as error:
             errors.append(str(error))
-    return Block(pixels=pixels, errors=tuple(errors))
+    return Block(pixels=pixels, errors=tuple(processes.exchange_rows(errors, rows)))

@@ -128,7 +128,7 @@ class RaliScorer:
         dtype = jnp.dtype(compute_dtype)
         encoder = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), artifact.encoder)
         params = {"encoder": encoder, "basis": dict(artifact.basis.params)}
-        self.params = jax.device_put(params, sharding.replicated(self.mesh))
+        self.params = sharding.replicate(params, self.mesh)
         self._block_size, self._workers = block_size, workers
 
     def score(self, images: Iterable[Source]) -> Iterator[ImageScore]:

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from jaxqa import processes
 from jaxqa.models.clip.model import Clip, unit
 from jaxqa.models.clip.tokenizer import ClipTokenizer
 from jaxqa.typing import Float, Int, Params
@@ -72,17 +73,20 @@ def embed_texts(
 def _embed_rows(
     model: Clip, params: Params, rows: Int[np.ndarray, "N T"]
 ) -> Float[np.ndarray, "N E"]:
-    """Unit embeddings of token rows, in blocks of one compiled shape."""
+    """Unit embeddings of token rows, in blocks of one compiled shape; each process does a part."""
 
     @jax.jit
     def run(params, ids):
         return unit(model.text_embeddings(params, ids))
 
-    found = []
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = rows[start : start + _ROWS_AT_ONCE]
+    if not len(rows):
+        return np.zeros((0, model.config.projection_dim), np.float32)
+    size = -(-len(rows) // processes.count())
+    mine = rows[jax.process_index() * size :][:size]
+    found = np.zeros((size, model.config.projection_dim), np.float32)
+    for start in range(0, len(mine), _ROWS_AT_ONCE):
+        part = mine[start : start + _ROWS_AT_ONCE]
         block = np.zeros((_ROWS_AT_ONCE, rows.shape[1]), np.int32)
         block[: len(part)] = part
-        found.append(np.asarray(run(params, block))[: len(part)])
-    width = model.config.projection_dim
-    return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+        found[start : start + len(part)] = np.asarray(run(params, block))[: len(part)]
+    return processes.gather_parts(found)[: len(rows)]

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 
+from jaxqa import sharding as sharding_lib
 from jaxqa import tree
 from jaxqa.errors import UserError
 from jaxqa.models.safetensors_io import StoredTensor, TensorSpec
@@ -202,10 +203,8 @@ def stored_tensors(
 ) -> tuple[dict[str, TensorSpec], Callable[[str], np.ndarray]]:
     """What to write for `params`, and the function that fetches one tensor from its device.
 
-    `dtype` None keeps each parameter's type.
-
-    Raises:
-      NotImplementedError: (when fetching) a parameter is spread over several processes.
+    Where parameters are spread over processes, all of them have to fetch the same tensors in the
+    same order; each gets them whole. `dtype` None keeps each parameter's type.
     """
     leaves = tree.flatten(params)
     places = slots(rows, params)
@@ -217,6 +216,10 @@ def stored_tensors(
     def fetch(name: str) -> np.ndarray:
         slot, dtype = places[name], specs[name].dtype
         part = _cut(leaves[slot.row.path], slot.layer)
+        if isinstance(part, jax.Array) and not part.is_fully_addressable:
+            assert isinstance(part.sharding, NamedSharding)  # several processes share a mesh
+            assert isinstance(part.sharding.mesh, Mesh)
+            part = sharding_lib.whole_everywhere(part, part.sharding.mesh)
         tensor = np.array(slot.row.transform.to_stored(np.asarray(part)), dtype=dtype, order="C")
         if isinstance(part, jax.Array):
             part.delete()  # it would keep its host copy until a garbage collection
@@ -229,8 +232,6 @@ def _cut(leaf: Any, layer: int | None) -> Any:
     """A copy of one layer (or all) of a parameter, made where the parameter is."""
     if not isinstance(leaf, jax.Array):
         return leaf if layer is None else leaf[layer]
-    if not leaf.is_fully_addressable:
-        raise NotImplementedError("export of parameters spread over processes: gather them first")
     if layer is None:
         return jnp.copy(leaf)
     # A traced start: one compilation for all layers.

@@ -107,9 +107,14 @@ class PolicyExpert:
             pad_token_id=tokenizer.pad_token_id,
             mesh=self.mesh,
         )
-        keys = sample_keys(self.seed, self.stage, turn, ids, sampling.num_samples)
-        rollout = sampler(self.params, sharding.shard_rows(prompts, self.mesh), keys)
-        tokens, lengths = jax.device_get((rollout.token_ids, rollout.length))
+        # Every process has laid out the whole block; it hands over its rows and reads all texts.
+        mine = sharding.row_share(self.mesh).rows(self.batch_size)
+        placed = sharding.shard_rows(jax.tree.map(lambda leaf: leaf[mine], prompts), self.mesh)
+        keys = sample_keys(
+            self.seed, self.stage, turn, ids[mine], sampling.num_samples, mesh=self.mesh
+        )
+        rollout = sampler(self.params, placed, keys)
+        tokens, lengths = sharding.fetch((rollout.token_ids, rollout.length), self.mesh)
         self.calls["sampled"] += size * sampling.num_samples
         return [
             tuple(

@@ -1,9 +1,11 @@
 """Runs a pipeline over images into a file, and goes on where a killed one stopped."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from jaxqa import processes
 from jaxqa.data import images
 from jaxqa.data.encoding import named_images
 from jaxqa.errors import UserError
@@ -48,15 +50,10 @@ def write_rationales(
     Raises:
       UserError: an expert cannot be asked, the disk cannot be written, or no image is kept.
     """
-    keep_json_lines(path, lambda record: record.get("reason") != EXPERT_FAILED)
-    done: set[int] = set()
-    kept: Counter[str] = Counter()
-    for record in read_json_lines(path):
-        done.add(record["example_id"])
-        kept[record["group"]] += record["kept"]
+    done, kept = _so_far(path)
     left = [item for item in items if item.example.example_id not in done]
     count = len(items) - len(left)
-    with JsonLines(path) as file:
+    with JsonLines(path) if processes.is_first() else contextlib.nullcontext() as file:
         for batch in pipelines.take(left, pipeline, size=size, kept=kept):
             check()
             outcomes = _outcomes(batch, pipeline, experts, sampling, check)
@@ -68,7 +65,8 @@ def write_rationales(
                 )
                 for item, outcome in zip(batch, outcomes, strict=True)
             ]
-            file.append(records)
+            if file is not None:
+                file.append(records)
             kept.update(record["group"] for record in records if record["kept"])
             count += len(batch)
             advance(count)
@@ -78,6 +76,19 @@ def write_rationales(
             f"{path}: none of {count} images was kept ({_listed(reasons)}); the file says what "
             "was answered; change the expert or the filters, and delete it to ask again"
         )
+
+
+def _so_far(path: Path) -> tuple[set[int], Counter[str]]:
+    """Examples that have a line, and how many are kept of each group; no line of a failed call."""
+    if processes.is_first():
+        keep_json_lines(path, lambda record: record.get("reason") != EXPERT_FAILED)
+    done: set[int] = set()
+    kept: Counter[str] = Counter()
+    for record in read_json_lines(path):
+        if record.get("reason") != EXPERT_FAILED:
+            done.add(record["example_id"])
+            kept[record["group"]] += record["kept"]
+    return done, kept
 
 
 def _outcomes(

@@ -6,7 +6,9 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from jaxqa import sharding
 from jaxqa.typing import Array, Float, Int, Key
 
 IMPLEMENTATION = "threefry2x32"
@@ -14,7 +16,13 @@ IMPLEMENTATION = "threefry2x32"
 
 
 def sample_keys(
-    seed: int, stage: str, step: int, example_ids: Int[np.ndarray, "B"], num_samples: int
+    seed: int,
+    stage: str,
+    step: int,
+    example_ids: Int[np.ndarray, "_"],
+    num_samples: int,
+    *,
+    mesh: Mesh | None = None,
 ) -> Key[Array, "B G"]:
     """Keys of `num_samples` completions for each example.
 
@@ -28,6 +36,8 @@ def sample_keys(
       step: of the stage, in [0, 2**32).
       example_ids: any int64; all 64 bits count.
       num_samples: completions per example, G.
+      mesh: devices that share the rows; `example_ids` are then those of this process's rows. None
+        leaves all on the default device.
     """
     for name, value in (("seed", seed), ("step", step)):
         if not 0 <= value < 2**32:
@@ -36,8 +46,11 @@ def sample_keys(
     high = (words >> np.uint64(32)).astype(np.uint32)
     low = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32)
     run = np.array([seed, zlib.crc32(stage.encode()), step], np.uint32)
-    # device_put: an explicit transfer, which the training loop's transfer guard allows.
-    return _derive(*jax.device_put((run, high, low)), num_samples)
+    # Explicit transfers, which the training loop's transfer guard allows.
+    if mesh is None:
+        return _derive(*jax.device_put((run, high, low)), num_samples)
+    rows = sharding.shard_rows((high, low), mesh)
+    return _derive(sharding.replicate(run, mesh), *rows, num_samples)
 
 
 @functools.partial(jax.jit, static_argnames="num_samples")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxqa import sharding
+from jaxqa import processes, sharding
 from jaxqa.data.tokenizer import Tokenizer
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.rewards.parsing import parse_answer
@@ -56,6 +56,20 @@ class ScoreDistribution:
     def spread(self) -> float:
         """Standard deviation."""
         return float(np.sqrt(np.square(self.values - self.mean) @ self.probabilities))
+
+    def to_json(self) -> dict[str, Any]:
+        """What another process makes the same distribution of."""
+        arrays = {"values": self.values.tolist(), "probabilities": self.probabilities.tolist()}
+        return {**arrays, "mass": self.mass}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ScoreDistribution":
+        """The distribution that `to_json` described."""
+        return cls(
+            values=np.array(values["values"], np.float64),
+            probabilities=np.array(values["probabilities"], np.float64),
+            mass=values["mass"],
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,9 +172,12 @@ class NumberExpander:
         written = [cut.token_ids if cut else () for cut in cuts]
         rows = sharding.shard_rows(continue_prompts(prompts, written, length=length), self.mesh)
         found: list[ScoreDistribution | None] = [None] * len(cuts)
-        for lead in sorted({cut.lead for cut in cuts if cut}):
+        # Of all processes' rows: all of them have to expand the same trees.
+        parts = processes.exchange(sorted({(cut.lead, cut.closing) for cut in cuts if cut}))
+        pairs = sorted({(lead, closing) for part in parts for lead, closing in part})
+        for lead in sorted({lead for lead, _ in pairs}):
             tree = self._tree(lead)
-            closers = {c.closing: self._ends(lead, c.closing) for c in cuts if c and c.lead == lead}
+            closers = {closing: self._ends(lead, closing) for at, closing in pairs if at == lead}
             wanted = number_tree.wanted_tokens(tree, closers.values())
             log_probs = self._log_probs(params, rows, tree, wanted)
             for row, cut in enumerate(cuts):
@@ -176,9 +193,9 @@ class NumberExpander:
         """Float32 [B M R], of each wanted token after each node."""
         padded = np.pad(wanted, (0, -len(wanted) % _WANTED_STEP), mode="edge")
         levels = tuple((level.parents, level.tokens) for level in tree.levels)
-        arrays = jax.device_put((levels, padded), sharding.replicated(self.mesh))
+        arrays = sharding.replicate((levels, padded), self.mesh)
         found = _expand(self.model, self.nodes_at_once, params, rows, *arrays)
-        return np.asarray(found)[:, :, : len(wanted)]
+        return sharding.local_rows(found, self.mesh)[:, :, : len(wanted)]
 
     def _tree(self, lead: str) -> NumberTree:
         if lead not in self._trees:

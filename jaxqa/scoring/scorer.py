@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxqa import sharding
+from jaxqa import processes, sharding
 from jaxqa.data.batching import Buckets
 from jaxqa.data.encoding import PromptEncoder
 from jaxqa.data.loader import Loader, LoaderConfig, evaluation_loader
@@ -79,6 +78,22 @@ class Reply:
     distributions: Sequence[ScoreDistribution | None] | None
     tokens: AnswerTokens | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """What another process makes the same reply of."""
+        parts = self.distributions
+        return {
+            "texts": list(self.texts),
+            "log_prob": self.log_prob,
+            "distributions": parts and [part and part.to_json() for part in parts],
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Reply":
+        """The reply that `to_json` described."""
+        parts = values["distributions"]
+        found = parts and [part and ScoreDistribution.from_json(part) for part in parts]
+        return cls(texts=values["texts"], log_prob=values["log_prob"], distributions=found)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
@@ -108,31 +123,42 @@ class Scorer:
     decoding: Decoding = Decoding()
 
     def score(self, params: Params, examples: Sequence[Example]) -> Iterator[ScoredAnswer]:
-        """Yield an answer per example, in blocks; buckets in turn, examples in order inside one."""
+        """Yield an answer per example, in blocks; buckets in turn, examples in order inside one.
+
+        Several processes share the rows of a block; each yields the answers of all.
+        """
         by_id = {example.example_id: example for example in examples}
         loader, expander = self._loader(examples), self.expander()
+        rows = sharding.row_share(self.mesh).rows(self.batch_size)
         try:
             for batch in loader:
                 rollout = self.ask(params, batch.prompts, batch.example_ids)
                 replies = self.replies(
                     params, batch.prompts, rollout, valid=batch.valid, expander=expander
                 )
-                for row, (reply, error) in enumerate(zip(replies, batch.errors, strict=True)):
-                    if not batch.valid[row] and error is None:
-                        continue  # padding of the last block
-                    example = by_id[int(batch.example_ids[row])]
-                    if error is not None:
-                        yield ScoredAnswer(example=example, text="", score=None, error=error)
-                        continue
-                    answer = judge(example, reply.texts, reply.distributions)
-                    yield dataclasses.replace(answer, log_prob=reply.log_prob)
+                mine = [
+                    {
+                        "id": int(batch.example_ids[row]),
+                        "padding": not batch.valid[row] and error is None,
+                        "error": error,
+                        "reply": reply.to_json(),
+                    }
+                    for row, (reply, error) in enumerate(zip(replies, batch.errors, strict=True))
+                ]
+                for found in processes.exchange_rows(mine, rows):
+                    if not found["padding"]:
+                        yield _scored(by_id[found["id"]], found["error"], found["reply"])
         finally:
             loader.close()
 
     def ask(self, params: Params, prompts: Prompts, ids: np.ndarray) -> Rollout:
-        """Start the completions of a block of prompts (NumPy); `ids` name the random draws."""
+        """Start the completions of a block of prompts (NumPy); `ids` name the random draws.
+
+        Both are those of this process's rows of the block.
+        """
         rows = sharding.shard_rows(prompts, self.mesh)
-        keys = sample_keys(self.decoding.seed, "score", 0, ids, self.decoding.samples)
+        samples = self.decoding.samples
+        keys = sample_keys(self.decoding.seed, "score", 0, ids, samples, mesh=self.mesh)
         return self._sampler()(params, rows, keys)
 
     def replies(
@@ -145,8 +171,8 @@ class Scorer:
         expander: NumberExpander | None,
     ) -> list[Reply]:
         """What the model wrote about each row of a block; the rows that are not valid are moot."""
-        ids, lengths, log_probs, entropies = jax.device_get(
-            (rollout.token_ids, rollout.length, rollout.log_probs, rollout.entropies)
+        ids, lengths, log_probs, entropies = sharding.local_rows(
+            (rollout.token_ids, rollout.length, rollout.log_probs, rollout.entropies), self.mesh
         )
         written = [
             [tokens[:length].tolist() for tokens, length in zip(*row, strict=True)]
@@ -186,6 +212,7 @@ class Scorer:
             config=LoaderConfig(
                 batch_size=self.batch_size, num_workers=self.num_workers, on_bad_image="mask"
             ),
+            share=sharding.row_share(self.mesh),
         )
 
     def _distributions(
@@ -230,6 +257,14 @@ class Scorer:
             pad_token_id=tokenizer.pad_token_id,
             mesh=self.mesh,
         )
+
+
+def _scored(example: Example, error: str | None, values: dict[str, Any]) -> ScoredAnswer:
+    if error is not None:
+        return ScoredAnswer(example=example, text="", score=None, error=error)
+    reply = Reply.from_json(values)
+    answer = judge(example, reply.texts, reply.distributions)
+    return dataclasses.replace(answer, log_prob=reply.log_prob)
 
 
 def judge(

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxqa import sharding
+from jaxqa import processes, sharding
 from jaxqa.data.encoding import image_name
 from jaxqa.data.source import Source
 from jaxqa.distill.alignment import AlignmentObjective, AlignmentSource, aligned_params
-from jaxqa.distill.artifact import Artifact, save_artifact
+from jaxqa.distill.artifact import Artifact, load_artifact, save_artifact
 from jaxqa.distill.embedding import embed_images
 from jaxqa.distill.pipeline import Distilled, distill, labels_of
 from jaxqa.distill.pixels import ImagePool
@@ -119,8 +119,9 @@ def run_stage(setup: Setup, name: str, stop: StopRequest) -> dict[str, Any]:
 
 
 def _align(setup: Setup, name: str, stage: AlignStage, stop: StopRequest) -> dict[str, Any]:
-    triplets = read_triplets(setup, stage, stage.rationales)
-    check_triplets(triplets, _score_range(setup, stage))  # some texts may be new
+    with processes.together():
+        triplets = read_triplets(setup, stage, stage.rationales)
+        check_triplets(triplets, _score_range(setup, stage))  # some texts may be new
     state, seconds = training.train_stage(
         setup,
         name,
@@ -190,27 +191,34 @@ def _basis(setup: Setup, name: str, stage: BasisStage, stop: StopRequest) -> dic
             mesh=setup.mesh,
             advance=count,
         )
-    found = distill(
-        embeddings,
-        labels_of(triplets),
-        score_range=scores,
-        config=stage.distill,
-        seed=setup.config.seed,
-    )
-    artifact = Artifact(
-        config=model.config.image_only(),
-        encoder=jax.device_get(params),
-        basis=found.basis,
-        provenance=_provenance(setup, stage, triplets, found),
-    )
-    directory = setup.work.artifact(name)
-    shutil.rmtree(directory, ignore_errors=True)  # of a run that was killed right here
-    save_artifact(directory, artifact)
+    encoder, directory = sharding.fetch(params, setup.mesh), setup.work.artifact(name)
+
+    def make() -> dict[str, int]:
+        found = distill(
+            embeddings,
+            labels_of(triplets),
+            score_range=scores,
+            config=stage.distill,
+            seed=setup.config.seed,
+        )
+        artifact = Artifact(
+            config=model.config.image_only(),
+            encoder=encoder,
+            basis=found.basis,
+            provenance=_provenance(setup, stage, triplets, found),
+        )
+        shutil.rmtree(directory, ignore_errors=True)  # of a run that was killed right here
+        save_artifact(directory, artifact)
+        return {"steps": len(found.losses), "vectors": len(found.clusters.scores)}
+
+    made = processes.from_first(make)
     seconds = time.monotonic() - begun
-    entry: dict[str, Any] = {"name": name, "steps": len(found.losses), "seconds": seconds}
-    entry |= {"evaluation": None, "images": len(triplets), "vectors": len(found.clusters.scores)}
+    entry: dict[str, Any] = {"name": name, "steps": made["steps"], "seconds": seconds}
+    entry |= {"evaluation": None, "images": len(triplets), "vectors": made["vectors"]}
     if stage.evaluate:
         begun = time.monotonic()
+        with processes.together():
+            artifact = load_artifact(directory)
         entry |= _test(setup, name, stage, artifact, stop)
         entry["evaluation_seconds"] = time.monotonic() - begun
     return entry
@@ -238,10 +246,14 @@ def _test(
             answer = ScoredAnswer(example=example, text="", score=found.score, error=found.error)
             predictions.append(testing.prediction(answer, source, setup.work))
         stem = f"{name}.{source.name}" if len(setup.test) > 1 else name
-        evaluator.write_predictions(setup.work.evaluation(stem), predictions)
+        _write_predictions(setup.work.evaluation(stem), predictions)
         results[source.name] = evaluator.summarise(predictions)
     entry: dict[str, Any] = {"evaluation": next(iter(results.values()), None)}
     return entry | ({"evaluations": results} if len(results) > 1 else {})
+
+
+def _write_predictions(path: Path, predictions: Sequence[evaluator.Prediction]) -> None:
+    processes.first_does(lambda: evaluator.write_predictions(path, predictions))
 
 
 def _sources(setup: Setup, stage: SectionConfig) -> list[Source]:
@@ -318,7 +330,7 @@ def _image_tower(setup: Setup, stage: BasisStage) -> Params:
 
 
 def _placed(setup: Setup, params: Params) -> Params:
-    return jax.device_put(params, sharding.tree_shardings(params, sharding.CLIP_RULES, setup.mesh))
+    return sharding.place(params, sharding.tree_shardings(params, sharding.CLIP_RULES, setup.mesh))
 
 
 def _threads(setup: Setup) -> int:

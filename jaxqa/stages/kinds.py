@@ -1,9 +1,10 @@
 """The kinds of stages: what each trains, on which batches, towards which objective."""
 
 import dataclasses
-from typing import Any
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxqa import sharding
@@ -21,7 +22,7 @@ from jaxqa.train import batches
 from jaxqa.train.loop import Update
 from jaxqa.train.metric_log import RolloutLog
 from jaxqa.train.state import create_state
-from jaxqa.typing import Params
+from jaxqa.typing import Array, Params
 
 
 def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
@@ -55,6 +56,7 @@ def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
             ),
             seed=seed,
             supervised=isinstance(stage, SftStage),
+            share=sharding.row_share(setup.mesh),
         )
     except UserError as error:
         raise UserError(f"stage {name}: {error}") from error
@@ -129,38 +131,44 @@ def _prepare_warmup(
     head = warmup.init_head(
         stage_key(setup.config.seed, name), setup.model.config.vision.out_hidden_size
     )
-    head = jax.device_put(head, sharding.replicated(setup.mesh))
+    head = sharding.replicate(head, setup.mesh)
     units = setup.model.config.vision.merge_unit
 
-    def fields_of(host: PromptBatch) -> dict[str, Any]:
-        num_tokens = np.float32(host.prompts.patch_mask.sum() // units)
-        return {"prompts": host.prompts, "num_tokens": num_tokens}
+    def batch_of(host: PromptBatch) -> batches.WarmupBatch:
+        prompts = sharding.shard_rows(host.prompts, setup.mesh)
+        num_tokens = _count(prompts.patch_mask, divisor=units)
+        return batches.WarmupBatch(prompts=prompts, num_tokens=num_tokens)
 
     trained = {"policy": params, "head": head}
     training = programs.training(setup.model, stage, setup.mesh, trained)
     return Prepared(
         state=create_state(trained, training.optimizer),
         update=_single_update(training),
-        source=LoaderSource(loader, fields_of, batches.WarmupBatch, setup.mesh),
+        source=LoaderSource(loader, batch_of),
     )
 
 
 def _prepare_sft(setup: Setup, stage: SftStage, params: Params, loader: Loader) -> Prepared:
     training = programs.training(setup.model, stage, setup.mesh, params)
 
-    def fields_of(host: SftBatch) -> dict[str, Any]:
-        return {
-            "prompts": host.prompts,
-            "completion_ids": host.completion_ids,
-            "completion_mask": host.completion_mask,
-            "num_tokens": np.float32(host.completion_mask.sum()),
-        }
+    def batch_of(host: SftBatch) -> batches.SftBatch:
+        rows = host.prompts, host.completion_ids, host.completion_mask
+        prompts, ids, mask = sharding.shard_rows(rows, setup.mesh)
+        return batches.SftBatch(
+            prompts=prompts, completion_ids=ids, completion_mask=mask, num_tokens=_count(mask)
+        )
 
     return Prepared(
         state=create_state(params, training.optimizer, trained=training.trained),
         update=_single_update(training),
-        source=LoaderSource(loader, fields_of, batches.SftBatch, setup.mesh),
+        source=LoaderSource(loader, batch_of),
     )
+
+
+@functools.partial(jax.jit, static_argnames="divisor")
+def _count(mask: Array, divisor: int = 1) -> Array:
+    """Float32 number of True values in the whole batch, on all processes, over `divisor`."""
+    return (mask.sum(dtype=jnp.int32) // divisor).astype(jnp.float32)
 
 
 def _longest_completion(setup: Setup, stage: StageConfig) -> int:

@@ -4,9 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
-from jaxqa import sharding
 from jaxqa.data.loader import Loader
 from jaxqa.train.loop import BatchSource, Update
 from jaxqa.train.state import TrainState
@@ -29,23 +26,15 @@ class Prepared:
 
 
 class LoaderSource:
-    """A data loader as a batch source: picks what the step reads and puts it on the mesh."""
+    """A data loader as a batch source."""
 
-    def __init__(
-        self,
-        loader: Loader,
-        fields_of: Callable[[Any], dict[str, Any]],
-        batch_type: Callable[..., Any],
-        mesh: jax.sharding.Mesh,
-    ):
-        """Take the loader and which fields of `batch_type` its host batches fill, and how."""
-        self._loader, self._fields_of = loader, fields_of
-        self._batch_type, self._mesh = batch_type, mesh
+    def __init__(self, loader: Loader, batch_of: Callable[[Any], Any]):
+        """Take the loader, and what makes a batch on the mesh of this process's rows."""
+        self._loader, self._batch_of = loader, batch_of
         self.get_state, self.set_state = loader.get_state, loader.set_state
         self.close = loader.close
 
     def next(self, params: Params, step: int) -> tuple[Any, dict[str, float]]:
         """The next batch; the step does not matter, nor what the policy is."""
         del step
-        fields = self._fields_of(self._loader.take(params))
-        return self._batch_type(**sharding.shard_rows(fields, self._mesh)), {}
+        return self._batch_of(self._loader.take(params)), {}

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxqa import sharding
+from jaxqa import processes, sharding
 from jaxqa.data.encoding import encode_target
 from jaxqa.data.source import Source
 from jaxqa.errors import UserError
 from jaxqa.reasoning import audit, human_audit, rationale_file
 from jaxqa.reasoning.endpoint import EndpointExpert
-from jaxqa.reasoning.expert import Expert, ExpertConfig
+from jaxqa.reasoning.expert import Check, Expert, ExpertConfig
 from jaxqa.reasoning.pipeline import Item, Role
 from jaxqa.reasoning.policy import PolicyExpert
 from jaxqa.reasoning.stand_in import StandIn
@@ -24,7 +24,7 @@ from jaxqa.stages import progress
 from jaxqa.stages.distill_sections import AlignStage
 from jaxqa.stages.sections import RationalesStage, SectionConfig, SftStage
 from jaxqa.stages.setup import Setup, labelled_share
-from jaxqa.train.stop import StopRequest
+from jaxqa.train.stop import Stopped, StopRequest
 from jaxqa.typing import Params
 
 _BATCHES_AT_ONCE = 4
@@ -39,7 +39,13 @@ def check(setup: Setup, name: str, stage: RationalesStage) -> None:
     items = stage_items(setup, stage)
     if not items:
         raise UserError(f"stage {name}: there is no image to write about")
-    for role, config in _roles(stage).items():
+    roles = _roles(stage)
+    if processes.count() > 1 and _asks_policy(stage) and any(c.endpoint for c in roles.values()):
+        raise UserError(
+            f"config.{name}: of expert and judge one is the policy and the other an endpoint, "
+            f"which {processes.count()} processes cannot ask in step; run this stage on one host"
+        )
+    for role, config in roles.items():
         if config.endpoint:
             _api_key(setup, name, role, config)
         elif not config.stand_in:
@@ -56,8 +62,37 @@ def write(
       UserError: an expert cannot be asked, nothing is kept, or people's verdicts are missing.
       stop.Stopped: a stop was requested; the lines so far stay.
     """
-    begun, path = time.monotonic(), setup.work.rationales(name)
-    items = stage_items(setup, stage)
+    begun = time.monotonic()
+    if _asks_policy(stage) or processes.count() == 1:
+        calls = _write(setup, name, stage, params, lambda: stop.check(f"stage {name}"))
+    else:
+        calls = _write_alone(setup, name, stage, params, stop)
+    found = processes.from_first(lambda: _finish(setup, name, stage, calls))
+    return found, time.monotonic() - begun
+
+
+def _write_alone(
+    setup: Setup, name: str, stage: RationalesStage, params: Params, stop: StopRequest
+) -> dict[str, Any]:
+    """`_write` in the first process, which asks others than the policy; all leave if it is told."""
+
+    def write() -> dict[str, Any] | None:
+        try:
+            return _write(setup, name, stage, params, lambda: stop.check_own(f"stage {name}"))
+        except Stopped:
+            return None
+
+    calls = processes.from_first(write)
+    if calls is None:
+        raise Stopped(f"stopped on request during stage {name}")
+    return calls
+
+
+def _write(
+    setup: Setup, name: str, stage: RationalesStage, params: Params, check: Check
+) -> dict[str, Any]:
+    """Write what is missing; how often each expert was asked."""
+    path, items = setup.work.rationales(name), stage_items(setup, stage)
     experts = _experts(setup, name, stage, params)
     try:
         with progress.show_progress(setup.console, name, len(items), 0) as advance:
@@ -69,22 +104,29 @@ def write(
                 sampling=stage.sampling,
                 size=_BATCHES_AT_ONCE * _at_once(stage),
                 refuse=lambda item, text: refuse(setup, item, text),
-                check=lambda: stop.check(f"stage {name}"),
+                check=check,
                 advance=lambda count: advance(count, {}),
             )
     finally:
         for expert in _distinct(experts).values():
             expert.close()
+    return {role: dict(expert.calls) for role, expert in _distinct(experts).items()}
+
+
+def _finish(
+    setup: Setup, name: str, stage: RationalesStage, calls: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Audit what was written, by the program and by people."""
+    path, items = setup.work.rationales(name), stage_items(setup, stage)
     if stage.human_audit:
         pictures = {item.example.example_id: item.example.image for item in items}
         human_audit.write_sample(
             path, size=stage.human_audit, seed=setup.config.seed, images=pictures
         )
-    calls = {role: expert.calls for role, expert in _distinct(experts).items()}
     found = audit.audit(path, calls=calls, total=len(items))
     audit.write_audit(path, found)
     _wait_for_verdicts(path)
-    return found, time.monotonic() - begun
+    return found
 
 
 def stage_items(setup: Setup, stage: RationalesStage) -> list[Item]:
@@ -155,6 +197,10 @@ def _at_once(stage: RationalesStage) -> int:
 
 def _roles(stage: RationalesStage) -> dict[Role, ExpertConfig]:
     return {"expert": stage.expert, "judge": stage.judge or stage.expert}
+
+
+def _asks_policy(stage: RationalesStage) -> bool:
+    return any(not (c.endpoint or c.stand_in) for c in _roles(stage).values())
 
 
 def _experts(setup: Setup, name: str, stage: RationalesStage, params: Params) -> dict[Role, Expert]:

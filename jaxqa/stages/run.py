@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jaxqa import processes
 from jaxqa.data.loader import Loader
 from jaxqa.errors import UserError
 from jaxqa.evaluation import report, terminal
@@ -32,6 +33,7 @@ def run(
     console: Console | None = None,
     stop: StopRequest | None = None,
     environment: Mapping[str, str] | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Do what is left of the run in `workdir` and return its summary.
 
@@ -39,6 +41,7 @@ def run(
       console: where to show what is done.
       stop: looked at between steps; a door enters it, so that signals set it.
       environment: variables that hold the API keys which the config names.
+      profile: first and last step of each stage that are traced, or None.
 
     Raises:
       UserError: bad data, model, devices or work directory.
@@ -46,10 +49,13 @@ def run(
       stop.Stopped: a stop was requested; the same command goes on.
     """
     console, stop = console or Console(), stop or StopRequest()
+    stop.share(processes.any_of)
+    if not processes.is_first():
+        console = Console(quiet=True)
     with open_workdir(workdir, config) as work:
-        summary = work.read_summary()
-        if not _is_complete(config, work, summary):
-            _do_the_rest(config, work, summary, console, stop, environment or {})
+        summary = processes.from_first(work.read_summary)
+        if not processes.from_first(lambda: _is_complete(config, work, summary)):
+            _do_the_rest(config, work, summary, console, stop, environment or {}, profile)
         terminal.print_summary(summary, console)
         console.print(f"report: {work.report}", highlight=False)
         for made in _made(config, work):
@@ -76,22 +82,25 @@ def _do_the_rest(
     console: Console,
     stop: StopRequest,
     environment: Mapping[str, str],
+    profile: tuple[int, int] | None,
 ) -> None:
     stop.check("setup")
     begun = time.monotonic()
-    setup = set_up(config, work, console, environment)
+    setup = set_up(config, work, console, environment, profile=profile)
     stop.check("setup")
     summary.setdefault("setup_seconds", time.monotonic() - begun)
     left = config.stages[len(summary["stages"]) :]
-    loaders = {name: _loader(setup, name, left) for name in left}
     asking = [name for name in left if not distillation.is_distillation(config.sections[name])]
-    if any(config.sections[name].evaluate for name in asking):
-        setup.check_room(config.evaluation.max_new_tokens, name="evaluation")
-        testing.check(setup)
+    with processes.together():
+        loaders = {name: _loader(setup, name, left) for name in left}
+        if any(config.sections[name].evaluate for name in asking):
+            setup.check_room(config.evaluation.max_new_tokens, name="evaluation")
+            testing.check(setup)
     policies = _Policies(setup)
     if asking and config.start_of(asking[0]) is None:
         policies.keep(None, setup.initial_params())  # it may not fit: before the claim
-    work.claim(config)  # nothing of the user's is wrong, as far as can be known now
+    # Nothing of the user's is wrong, as far as can be known now.
+    processes.first_does(lambda: work.claim(config))
     for name in left:
         stage, loader = config.sections[name], loaders.pop(name)
         if distillation.is_distillation(stage):
@@ -102,7 +111,8 @@ def _do_the_rest(
         if isinstance(stage, RationalesStage):
             entry = _write_stage(setup, name, stage, params, stop)
         else:
-            loader = loader or kinds.make_loader(setup, name, stage)
+            with processes.together():
+                loader = loader or kinds.make_loader(setup, name, stage)
             reference = policies.reference(name)
             params, seconds = _train_stage(
                 setup, name, stage, params, loader=loader, reference=reference, stop=stop
@@ -111,9 +121,10 @@ def _do_the_rest(
         policies.keep(name, params)
         summary["stages"].append(entry)
         _write_summary(work, summary)
-    if config.trains_policy and not work.export.exists():
+    exported = processes.from_first(work.export.exists)
+    if config.trains_policy and not exported:
         _export(setup, policies.take(config.stages[-1]))
-    report.write_report(work.root)
+    processes.first_does(lambda: report.write_report(work.root))
 
 
 class _Policies:
@@ -184,7 +195,7 @@ def _write_summary(work: WorkDir, summary: dict[str, Any]) -> None:
     """Record the finished stages; the whole time leaves out what killed processes spent in vain."""
     spent = (s["seconds"] + (s.get("evaluation_seconds") or 0.0) for s in summary["stages"])
     summary["seconds"] = summary["setup_seconds"] + sum(spent)
-    work.write_summary(summary)
+    processes.first_does(lambda: work.write_summary(summary))
 
 
 def _train_stage(

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxqa import sharding, tree
+from jaxqa import processes, sharding, tree
 from jaxqa.data import demo, registry
 from jaxqa.data.encoding import PromptEncoder
 from jaxqa.data.prompts import PromptTemplate, get_template
@@ -46,6 +46,7 @@ class Setup:
       model: the policy's architecture.
       console: where the run shows what it does.
       environment: variables of the process, for the keys that a config names.
+      profile: first and last step of each stage that are traced, or None.
     """
 
     config: RunConfig
@@ -58,6 +59,7 @@ class Setup:
     model: Qwen2_5_VL
     console: Console
     environment: Mapping[str, str] = field(default_factory=dict)
+    profile: tuple[int, int] | None = None
 
     def abstract_policy(self) -> Params:
         """Shapes of the policy's parameters, with their places on the mesh."""
@@ -68,7 +70,9 @@ class Setup:
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_policy())
         if self.config.model.path is not None:
             path = self.config.model.path
-            return weights.load_model_directory(path, dtype="float32", shardings=places)[1]
+            with processes.together():
+                params = weights.load_model_directory(path, dtype="float32", shardings=places)[1]
+            return params
         params = jax.jit(self.model.init, out_shardings=places)(stage_key(self.config.seed, "init"))
         if self.config.model.vision_filters == "dct":
             with _explain("config.model.vision"):
@@ -91,7 +95,7 @@ class Setup:
         if self.config.model.path is not None:
             return Path(self.config.model.path)
         directory = self.work.root / "tokenizer"
-        self.tokenizer.save(directory)
+        processes.first_does(lambda: self.tokenizer.save(directory))
         return directory
 
 
@@ -100,6 +104,8 @@ def set_up(
     work: WorkDir,
     console: Console,
     environment: Mapping[str, str] | None = None,
+    *,
+    profile: tuple[int, int] | None = None,
 ) -> Setup:
     """Make or find the data, then everything that depends on it.
 
@@ -107,10 +113,13 @@ def set_up(
       UserError: missing or empty data, an unreadable model directory, too few devices, an attention
         that they cannot compute.
     """
-    mesh = sharding.make_mesh(config.mesh)
-    root = prepare_data(config, work, console)
-    train, test = read_sources(config, root)
-    tokenizer, architecture = _tokenizer_and_architecture(config.model, train.values())
+    with processes.together():
+        mesh = sharding.make_mesh(config.mesh)
+        if processes.is_first():
+            prepare_data(config, work, console)
+    with processes.together():
+        train, test = read_sources(config, data_root(config, work))
+        tokenizer, architecture = _tokenizer_and_architecture(config.model, train.values())
     return Setup(
         config=config,
         work=work,
@@ -122,12 +131,18 @@ def set_up(
         model=config.model.policy(architecture, mesh),
         console=console,
         environment=environment or {},
+        profile=profile,
     )
+
+
+def data_root(config: RunConfig, work: WorkDir) -> Path:
+    """Folder of the data sets that have none of their own."""
+    return Path(config.data.root) if config.data.root else work.root / "data"
 
 
 def prepare_data(config: RunConfig, work: WorkDir, console: Console) -> Path:
     """Folder of the data set; the demo's is made first if it is not there."""
-    root = Path(config.data.root) if config.data.root else work.root / "data"
+    root = data_root(config, work)
     if config.data.demo is not None:
         with console.status("making the demo data set"):
             demo.make_demo_dataset(root, config.data.demo, seed=config.data.demo_seed)
@@ -274,7 +289,7 @@ def _with_filters(params: Params, config: VisionConfig) -> Params:
     constants = np.zeros(leaves[bias].shape, np.float32)
     constants[0] = constant_channels(config)
     started = {
-        name: jax.device_put(value, leaves[name].sharding)
+        name: sharding.place(value, leaves[name].sharding)
         for name, value in ((kernel, halves), (bias, constants))
     }
     return tree.unflatten(leaves | started)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from jaxqa import processes
 from jaxqa.data.records import ImageSource
 from jaxqa.data.source import Source
 from jaxqa.errors import UserError
@@ -60,10 +61,10 @@ def _test_source(
     path = setup.work.evaluation(f"{stage}.{source.name}" if several else stage)
     if source.template.low is None:
         named = [_named(answer, source, setup.work) for answer in answers]
-        label_metrics.write_predictions(path, named)
+        processes.first_does(lambda: label_metrics.write_predictions(path, named))
         return label_metrics.summarise(named)
     scored = [prediction(answer, source, setup.work) for answer in answers]
-    evaluator.write_predictions(path, scored)
+    processes.first_does(lambda: evaluator.write_predictions(path, scored))
     return evaluator.summarise(scored)
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+from jaxqa import processes
 from jaxqa.stages import progress
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.setup import Setup
 from jaxqa.train import loop
 from jaxqa.train.checkpoint import Checkpoints
-from jaxqa.train.metric_log import MetricLog, RolloutLog
+from jaxqa.train.metric_log import MetricLog, NoMetricLog, RolloutLog
+from jaxqa.train.profiler import Profiler
 from jaxqa.train.state import TrainState
 from jaxqa.train.stop import StopRequest
 
@@ -36,7 +38,7 @@ def train_stage(
       stop.Stopped: a stop was requested.
     """
     checkpoints = Checkpoints(setup.work.checkpoints(name))
-    with MetricLog(setup.work.root) as log:
+    with MetricLog(setup.work.root) if processes.is_first() else NoMetricLog() as log:
         prepared = prepare(log.rollouts)
         restored = checkpoints.latest_step() or 0
         if restored < steps:
@@ -54,16 +56,24 @@ def train_stage(
                     checkpoints=checkpoints,
                     diary=_Diary(name, log, advance),
                     stop=stop,
+                    profiler=_profiler(setup, name),
                 )
         finally:
             prepared.source.close()
             checkpoints.close()
 
 
+def _profiler(setup: Setup, name: str) -> Profiler | None:
+    if setup.profile is None:
+        return None
+    first, last = setup.profile
+    return Profiler(folder=setup.work.root / "profile" / name, first=first, last=last)
+
+
 class _Diary:
     """Metrics to the log and to the screen."""
 
-    def __init__(self, stage: str, log: MetricLog, advance: progress.Advance):
+    def __init__(self, stage: str, log: MetricLog | NoMetricLog, advance: progress.Advance):
         self._stage, self._log, self._advance = stage, log, advance
         self.sync = log.sync
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxqa import files
+from jaxqa import files, processes
 from jaxqa.configuration import to_dict
 from jaxqa.errors import UserError
 from jaxqa.stages.config import RunConfig
@@ -18,6 +18,8 @@ from jaxqa.train import json_lines
 
 MIN_FREE_BYTES = 256 * 2**20
 """Enough for the demo's data, checkpoints and logs; larger models check again when they save."""
+
+_LOCK = ".lock"
 
 _ENTRY_KEYS = frozenset({"name", "steps", "seconds", "evaluation"})
 
@@ -78,27 +80,41 @@ class WorkDir:
 
 @contextlib.contextmanager
 def open_workdir(path: Path, config: RunConfig) -> Iterator[WorkDir]:
-    """The work directory, locked for this process; a new one is empty until `claim`.
+    """The work directory, locked for this run; a new one is empty until `claim`.
 
     Raises:
-      UserError: it cannot be written, its disk is full, another process has it open, or another
-        config wrote it (the differing keys are named).
+      UserError: it cannot be written, its disk is full, another run has it open, another config
+        wrote it (the differing keys are named), or the run's processes do not share it.
     """
+    lock = None
+    try:
+        with processes.together():
+            if processes.is_first():
+                lock = _open_lock(path)
+                _take(lock, path)
+                _check_owner(path / "config.json", config)
+                _remove_remains(path)
+        with processes.together():
+            if not (path / _LOCK).exists():
+                raise UserError(
+                    f"work directory {path} is not the one of the first process; give one that "
+                    "all hosts share (a network file system)"
+                )
+        yield WorkDir(path)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _open_lock(path: Path) -> int:
     try:
         _check_free_space(path)
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(
             f"work directory {path} cannot be written: {error.strerror}; choose another --workdir"
         ) from error
-    try:
-        _take(lock, path)
-        _check_owner(path / "config.json", config)
-        _remove_remains(path)
-        yield WorkDir(path)
-    finally:
-        os.close(lock)
 
 
 def _check_free_space(path: Path) -> None:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
-from jaxqa.sharding import BATCH_AXES, replicated
+from jaxqa.sharding import BATCH_AXES, replicate
 from jaxqa.train.micro_batches import micro_batch_rows
 from jaxqa.typing import Bool
 
@@ -60,7 +60,7 @@ def refill(
     """
     flags = np.concatenate([kept, more_kept])
     rows = _kept_first(flags)[: len(kept)]
-    return _pick((groups, more), jax.device_put(rows, replicated(mesh)), mesh), flags[rows]
+    return _pick((groups, more), replicate(rows, mesh), mesh), flags[rows]
 
 
 def to_front(
@@ -69,14 +69,19 @@ def to_front(
     """Return the groups with the kept ones in the first micro-batches, and the others masked."""
     rows = np.empty(len(kept), np.int32)
     rows[micro_batch_rows(len(kept), micro_batches)] = _kept_first(kept)
-    places, flags = jax.device_put((rows, kept[rows]), replicated(mesh))
-    picked = _pick((groups,), places, mesh)
-    mask = picked.completion_mask & flags[:, None, None]
-    return dataclasses.replace(picked, completion_mask=mask)
+    places, flags = replicate((rows, kept[rows]), mesh)
+    return _masked(_pick((groups,), places, mesh), flags)
 
 
 def _kept_first(kept: np.ndarray) -> np.ndarray:
     return np.argsort(~kept, kind="stable").astype(np.int32)
+
+
+@jax.jit
+def _masked(groups: Groups, kept: jax.Array) -> Groups:
+    """Groups whose completions are masked where they are not kept."""
+    mask = groups.completion_mask & kept[:, None, None]
+    return dataclasses.replace(groups, completion_mask=mask)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

@@ -8,8 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from jaxqa import processes
 from jaxqa.metrics import states
 from jaxqa.train.checkpoint import Checkpoints
+from jaxqa.train.profiler import Profiler
 from jaxqa.train.state import TrainState
 from jaxqa.train.stop import StopRequest
 
@@ -82,8 +84,12 @@ def train(
     checkpoints: Checkpoints,
     diary: Diary,
     stop: StopRequest,
+    profiler: Profiler | None = None,
 ) -> tuple[TrainState, float]:
     """Train from the newest checkpoint (or `state`) to `config.steps`.
+
+    A stop is agreed on: all processes save and leave after the same step, at most one later than
+    the first of them was asked.
 
     Order of one step: check for a stop, take a batch, dispatch the update, then fetch and report
     the metrics of the step before it, so that the device never waits for the host's logging.
@@ -98,6 +104,7 @@ def train(
     state, seconds = restore_latest(config, state, source, checkpoints)
     start, begun = int(state.step), time.monotonic() - seconds
     pending: tuple[int, Any, Metrics] | None = None
+    votes = processes.Votes()
 
     def settle() -> None:
         nonlocal pending
@@ -118,18 +125,27 @@ def train(
         checkpoints.save(step, state, host)
 
     for step in range(start, config.steps):
-        if stop.requested:
+        if votes.cast(stop.requested):
             if step > start:
                 save(step)
             checkpoints.wait()
             stop.leave(config.name, step)
-        batch, host_metrics = source.next(state.params, step)
-        state, metrics = update(state, batch)
+        if profiler is not None:
+            profiler.begin(step + 1)
+        # Only what is meant to travel between host and device does: a transfer that nobody asked
+        # for makes the device wait.
+        with jax.transfer_guard("disallow"):
+            batch, host_metrics = source.next(state.params, step)
+            state, metrics = update(state, batch)
         settle()
         pending = (step + 1, metrics, host_metrics)
+        if profiler is not None:
+            profiler.end(step + 1, state)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save(step + 1)
     checkpoints.wait()
+    if profiler is not None:
+        profiler.close()
     return state, time.monotonic() - begun
 
 

@@ -181,6 +181,47 @@ class MetricLog:
             )
 
 
+class NoRolloutLog(RolloutLog):
+    """That of every process but the first: it writes nothing."""
+
+    def __init__(self):
+        super().__init__(Path())
+
+    def append(self, stage: str, step: int, records: Iterable[Mapping[str, Any]]) -> None:
+        """Leaves the records to the first process."""
+
+    def cut_back(self, stage: str, step: int) -> int:
+        """Has no lines to drop."""
+        return 0
+
+
+class NoMetricLog:
+    """That of every process but the first: it writes nothing.
+
+    Attributes:
+      rollouts: a log that writes nothing either.
+    """
+
+    def __init__(self):
+        self.rollouts = NoRolloutLog()
+
+    def append(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Leaves the metrics to the first process."""
+
+    def cut_back(self, stage: str, step: int) -> int:
+        """Has no lines to drop."""
+        return 0
+
+    def sync(self) -> None:
+        """Has nothing to wait for."""
+
+    def __enter__(self) -> "NoMetricLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class TensorBoardMirror:
     """Scalars of `metrics.jsonl` as TensorBoard events, one TensorBoard run per stage."""
 

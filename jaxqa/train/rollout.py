@@ -31,7 +31,7 @@ from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.train.batches import GrpoBatch
 from jaxqa.train.groups import Groups, refill, to_front
-from jaxqa.train.rounds import Round, filter_metrics, reward_metrics
+from jaxqa.train.rounds import Round, filter_metrics, gather_facts, reward_metrics
 from jaxqa.typing import Array, Bool, Float, Params
 
 _Tokens = tuple[Array, Array]
@@ -118,34 +118,34 @@ class RolloutSource:
         host = self._prompter.take(params)
         prompts = sharding.shard_rows(host.prompts, self._mesh)
         rollout = self._sample(params, prompts, host, step)
-        texts = decode_groups(self._tokenizer, rollout)
+        texts = decode_groups(self._tokenizer, rollout, self._mesh)
         answers = parsing.parse_answers(texts)
         rewards, terms, counters = self._rewards(answers, host)
+        advantages, verdicts = _judge(
+            rewards, rollout.entropies, rollout.mask, self.config.advantages, self.config.filter
+        )
         groups = Groups(
             prompts=prompts,
             completion_ids=rollout.token_ids,
             completion_mask=rollout.mask,
             log_probs=rollout.log_probs,
             entropies=rollout.entropies,
-            advantages=group_advantages(rewards, self.config.advantages),
+            advantages=advantages,
         )
-        on_device = {
-            "rewards": rewards,
-            "terms": terms,
-            "counters": counters,
-            "entropy": states.masked_mean(rollout.entropies, rollout.mask).compute(),
-            "informative": informative_groups(rewards, self.config.filter),
-        }
-        seen = [one.prompts.example_ids for one in earlier]
+        on_device = {"rewards": rewards, "terms": terms, "counters": counters, **verdicts}
+        share = sharding.row_share(self._mesh)
+        rows = share.rows(len(texts) * share.count // len(share.parts))
+        facts = gather_facts(host, texts, answers, rows)
+        seen = [one.facts.example_ids for one in earlier]
         # The same example in the same step has the same keys, and so the same answers.
-        repeated = np.isin(host.example_ids, np.concatenate([np.zeros(0, np.int64), *seen]))
-        fresh, facts = host.valid & ~repeated, jax.device_get(on_device)
-        return groups, Round(prompts=host, texts=texts, answers=answers, fresh=fresh, **facts)
+        repeated = np.isin(facts.example_ids, np.concatenate([np.zeros(0, np.int64), *seen]))
+        found = sharding.fetch(on_device, self._mesh)
+        return groups, Round(facts=facts, fresh=facts.valid & ~repeated, **found)
 
     def _tokens(self, groups: Groups, found: Round) -> _Tokens:
         """Sampled entropies of a round, and which of them count: those of fresh rows."""
-        fresh = jax.device_put(found.fresh, sharding.replicated(self._mesh))
-        return groups.entropies, groups.completion_mask & fresh[:, None, None]
+        fresh = sharding.replicate(found.fresh, self._mesh)
+        return groups.entropies, _of_rows(groups.completion_mask, fresh)
 
     def _batch(
         self, groups: Groups, kept: Bool[np.ndarray, "B"], sampled: Sequence[_Tokens]
@@ -156,7 +156,7 @@ class RolloutSource:
             groups = to_front(groups, kept, micro_batches=config.micro_batches, mesh=self._mesh)
         if config.filter.tau is not None:
             count = np.int32(-(-kept.sum() * config.micro_batches // len(kept)))
-            used = jax.device_put(count, sharding.replicated(self._mesh))
+            used = sharding.replicate(count, self._mesh)
         gate = None
         if config.gate.source == "sampler":
             left = (groups.entropies, groups.completion_mask)
@@ -174,7 +174,8 @@ class RolloutSource:
 
     def _sample(self, params: Params, prompts: Any, host: PromptBatch, step: int) -> Rollout:
         config, num_samples = self.config, self._sampler.config.num_samples
-        keys = sample_keys(config.seed, config.stage, step, host.example_ids, num_samples)
+        names = config.seed, config.stage, step, host.example_ids, num_samples
+        keys = sample_keys(*names, mesh=self._mesh)
         return self._cut(self._sampler(params, prompts, keys))
 
     def _rewards(
@@ -199,9 +200,7 @@ class RolloutSource:
         """Drop the columns that no completion reached, down to a bucket."""
         steps = int(jax.device_get(rollout.num_steps))
         length = min(n for n in self.config.completion_lengths if n >= steps)
-        fields = ("token_ids", "mask", "log_probs", "entropies")
-        cut = {name: getattr(rollout, name)[:, :, :length] for name in fields}
-        return dataclasses.replace(rollout, **cut)
+        return _first_tokens(rollout, length)
 
 
 def grpo_batch(
@@ -229,16 +228,16 @@ def grpo_batch(
         completion_mask=mask,
         sampler_log_probs=groups.log_probs,
         advantages=groups.advantages,
-        normalizer=grpo.loss_normalizer(mask, objective, max_length=max_length),
+        normalizer=_normalizer(mask, objective, max_length=max_length),
         gate=gate,
         micro_batches=used,
         ref_log_probs=reference,
     )
 
 
-def decode_groups(tokenizer: Tokenizer, rollout: Rollout) -> list[list[str]]:
-    """Texts of [B G] completions, special tokens left out."""
-    ids, lengths = jax.device_get((rollout.token_ids, rollout.length))
+def decode_groups(tokenizer: Tokenizer, rollout: Rollout, mesh: Mesh) -> list[list[str]]:
+    """Texts of this process's rows of [B G] completions, special tokens left out."""
+    ids, lengths = sharding.local_rows((rollout.token_ids, rollout.length), mesh)
     return [
         [tokenizer.decode(row[:length].tolist()) for row, length in zip(group, sizes, strict=True)]
         for group, sizes in zip(ids, lengths, strict=True)
@@ -255,3 +254,34 @@ def _gate(
 ) -> Bool[Array, "B G T"]:
     """Where an entropy reaches the quantile of those in `among`."""
     return mask & (entropies >= entropy_threshold(among, rho=rho))
+
+
+@functools.partial(jax.jit, static_argnames="length")
+def _first_tokens(rollout: Rollout, length: int) -> Rollout:
+    fields = ("token_ids", "mask", "log_probs", "entropies")
+    cut = {name: getattr(rollout, name)[:, :, :length] for name in fields}
+    return dataclasses.replace(rollout, **cut)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _judge(
+    rewards: Float[Array, "N G"],
+    entropies: Float[Array, "N G T"],
+    mask: Bool[Array, "N G T"],
+    advantages: AdvantageConfig,
+    kept: FilterConfig,
+) -> tuple[Float[Array, "N G"], dict[str, Array]]:
+    """Advantages, and what the diary wants to know of them."""
+    verdicts = {
+        "entropy": states.masked_mean(entropies, mask).compute(),
+        "informative": informative_groups(rewards, kept),
+    }
+    return group_advantages(rewards, advantages), verdicts
+
+
+@jax.jit
+def _of_rows(mask: Bool[Array, "B G T"], rows: Bool[Array, "B"]) -> Bool[Array, "B G T"]:
+    return mask & rows[:, None, None]
+
+
+_normalizer = jax.jit(grpo.loss_normalizer, static_argnums=1, static_argnames="max_length")

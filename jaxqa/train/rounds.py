@@ -1,4 +1,7 @@
-"""What one call of the sampler gave, for the diary: a record per completion, metrics per step."""
+"""What one call of the sampler gave, for the diary: a record per completion, metrics per step.
+
+A round is that of all processes: each parses the texts of its own rows and tells the others.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -6,9 +9,64 @@ from typing import Any
 
 import numpy as np
 
+from jaxqa import processes
 from jaxqa.data.batching import PromptBatch
 from jaxqa.rewards.answers import Answers
 from jaxqa.rewards.labels import TASKS
+from jaxqa.typing import Int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Prompts of a round and what was answered, on the host.
+
+    Attributes:
+      example_ids: int64 [N].
+      labels: float32 [N], NaN where there is none.
+      tasks: int [N], places in `TASKS`.
+      valid: bool [N], rows with a readable image.
+      texts: [N][G].
+      scores: [N][G], parsed from them; None where none was read.
+    """
+
+    example_ids: np.ndarray
+    labels: np.ndarray
+    tasks: np.ndarray
+    valid: np.ndarray
+    texts: Sequence[Sequence[str]]
+    scores: Sequence[Sequence[float | None]]
+
+
+def gather_facts(
+    host: PromptBatch,
+    texts: Sequence[Sequence[str]],
+    answers: Answers,
+    rows: Int[np.ndarray, "b"],
+) -> Facts:
+    """Facts of a whole round from those of each process's `rows`."""
+    mine = [
+        {
+            "id": int(host.example_ids[row]),
+            "label": float(host.labels[row]),  # NaN travels
+            "task": int(host.task[row]),
+            "valid": bool(host.valid[row]),
+            "texts": list(texts[row]),
+            "scores": [
+                float(score) if valid else None
+                for score, valid in zip(answers.score[row], answers.valid[row], strict=True)
+            ],
+        }
+        for row in range(len(rows))
+    ]
+    found = processes.exchange_rows(mine, rows)
+    return Facts(
+        example_ids=np.array([row["id"] for row in found], np.int64),
+        labels=np.array([row["label"] for row in found], np.float32),
+        tasks=np.array([row["task"] for row in found], np.int32),
+        valid=np.array([row["valid"] for row in found], bool),
+        texts=[row["texts"] for row in found],
+        scores=[row["scores"] for row in found],
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,9 +74,7 @@ class Round:
     """Groups that were sampled at once, on the host.
 
     Attributes:
-      prompts: N rows.
-      texts: [N][G].
-      answers: [N G], parsed from them.
+      facts: of the N rows.
       rewards: float32 [N G].
       terms: by name, float32 [N G], what the rewards are made of.
       counters: by name, what the rewards say of the round.
@@ -27,9 +83,7 @@ class Round:
       informative: bool [N], rows that pass the filter.
     """
 
-    prompts: PromptBatch
-    texts: Sequence[Sequence[str]]
-    answers: Answers
+    facts: Facts
     rewards: np.ndarray
     terms: dict[str, np.ndarray]
     counters: dict[str, np.ndarray]
@@ -44,14 +98,14 @@ class Round:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every completion with what it earned."""
-        host, answers, kept = self.prompts, self.answers, self.kept
+        facts, kept = self.facts, self.kept
         for row, column in np.ndindex(self.rewards.shape):
-            valid, label = answers.valid[row, column], host.labels[row]
+            label = facts.labels[row]
             yield {
-                "example_id": int(host.example_ids[row]),
+                "example_id": int(facts.example_ids[row]),
                 "completion": column,
-                "text": self.texts[row][column],
-                "score": float(answers.score[row, column]) if valid else None,
+                "text": facts.texts[row][column],
+                "score": facts.scores[row][column],
                 "reward": float(self.rewards[row, column]),
                 "label": None if np.isnan(label) else float(label),
                 "kept": bool(kept[row]),
@@ -66,7 +120,7 @@ def reward_metrics(rounds: Sequence[Round]) -> dict[str, float]:
     """
     rewards = np.concatenate([r.rewards for r in rounds])
     variances = rewards.var(axis=1, ddof=1)
-    tasks = np.concatenate([r.prompts.task for r in rounds])
+    tasks = np.concatenate([r.facts.tasks for r in rounds])
     parts = {
         f"reward_{name}": _mean([np.mean(r.terms[name]) for r in rounds])
         for name in rounds[0].terms
@@ -98,7 +152,7 @@ def filter_metrics(rounds: Sequence[Round], kept: int) -> dict[str, float]:
     return {
         "groups_kept": float(kept),
         "groups_filtered": float(fresh - informative),
-        "groups_repeated": float(sum(int((~r.fresh & r.prompts.valid).sum()) for r in rounds)),
+        "groups_repeated": float(sum(int((~r.fresh & r.facts.valid).sum()) for r in rounds)),
         "groups_surplus": float(informative - kept),
         "filtered_share": (fresh - informative) / max(fresh, 1),
         "resampled": float(len(rounds) - 1),

@@ -46,7 +46,7 @@ def create_state(
     part, _ = split_trained(params, trained)
     opt_state = jax.jit(optimizer.init, out_shardings=_moment_shardings(part, optimizer))(part)
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    step = jax.device_put(jnp.zeros((), jnp.int32), sharding.replicated(mesh))
+    step = sharding.replicate(np.zeros((), np.int32), mesh)
     return TrainState(step=step, params=params, opt_state=opt_state)
 
 

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: ask a run to stop at the next safe point."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
@@ -16,6 +17,7 @@ class StopRequest:
 
     def __init__(self):
         self.requested = False
+        self._any_of: Callable[[bool], bool] = bool
         self._previous: dict[int, signal.Handlers | object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -39,11 +41,23 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
 
+    def share(self, any_of: Callable[[bool], bool]) -> None:
+        """From now on `check` obeys a request to any process; `any_of` asks them all."""
+        self._any_of = any_of
+
     def leave(self, stage: str, step: int) -> None:
         """Raise `Stopped`, saying where."""
         raise Stopped(f"stopped on request in stage {stage} after step {step}")
 
-    def check(self, work: str) -> None:
-        """Raise `Stopped` if asked to; for places where `work` leaves nothing half-done."""
+    def check_own(self, work: str) -> None:
+        """`check` where the other processes wait: only a request to this one counts."""
         if self.requested:
+            raise Stopped(f"stopped on request during {work}")
+
+    def check(self, work: str) -> None:
+        """Raise `Stopped` if asked to; for places where `work` leaves nothing half-done.
+
+        All processes of a run call it equally often.
+        """
+        if self._any_of(self.requested):
             raise Stopped(f"stopped on request during {work}")

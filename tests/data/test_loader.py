@@ -14,8 +14,9 @@ from tiny_set import BUCKETS, encoder, source, training, write_examples
 
 from jaxqa.data import prompts
 from jaxqa.data.batching import SftBatch
-from jaxqa.data.loader import Loader, LoaderConfig, Shard, evaluation_loader
+from jaxqa.data.loader import Loader, LoaderConfig, evaluation_loader
 from jaxqa.errors import UserError
+from jaxqa.sharding import RowShare
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_a_state_of_other_data_is_refused(examples):
 def test_processes_share_out_the_rows_of_one_global_batch(examples):
     whole = take(training(examples, supervised=True), 7)
     shards = [
-        take(training(examples, supervised=True, shard=Shard(index=i, count=2)), 7)
+        take(training(examples, supervised=True, share=RowShare(parts=(i,), count=2)), 7)
         for i in range(2)
     ]
     for expected, *parts in zip(whole, *shards, strict=True):
@@ -117,10 +118,17 @@ def test_processes_share_out_the_rows_of_one_global_batch(examples):
             np.testing.assert_array_equal(array, np.concatenate([part[name] for part in parts]))
 
 
-@pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 3)])
-def test_shards_that_do_not_divide_the_batch_are_refused(examples, index, count):
-    with pytest.raises(ValueError, match=f"process {index} of {count}, batch_size 4"):
-        training(examples, shard=Shard(index=index, count=count))
+def test_a_process_may_hold_parts_that_are_not_neighbours(examples):
+    (whole,) = take(training(examples), 1)
+    (mine,) = take(training(examples, share=RowShare(parts=(0, 2), count=4)), 1)
+    for name, array in arrays(whole).items():
+        np.testing.assert_array_equal(arrays(mine)[name], array[[0, 2]])
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_shares_that_do_not_divide_the_batch_are_refused(examples, count):
+    with pytest.raises(ValueError, match=f"batch_size 4 in {count} parts"):
+        training(examples, share=RowShare(count=count))
 
 
 @pytest.mark.parametrize("field", ["batch_size", "num_workers", "cache_mb"])
@@ -235,7 +243,7 @@ def test_several_sources_are_mixed_sharded_and_resumed(examples, mixing):
             assert_equal(expected, batch)
         resumed.close()
     halves = [
-        take(training(sources, shard=Shard(index=i, count=2), **options), 8) for i in range(2)
+        take(training(sources, share=RowShare(parts=(i,), count=2), **options), 8) for i in range(2)
     ]
     for expected, *parts in zip(whole[:8], *halves, strict=True):
         parts = [arrays(part) for part in parts]

@@ -43,6 +43,16 @@ def make_model(directory: Path, *, seed: int = 1) -> Path:
     """
     tokenizer = make_tokenizer()
     config = make_config(tokenizer)
+    params = make_params(tokenizer, config, seed=seed)
+    tokenizer.save(directory.with_name(f"{directory.name}_tokenizer"))
+    weights.save_pretrained(
+        directory, config, params, source_dir=directory.with_name(f"{directory.name}_tokenizer")
+    )
+    return directory
+
+
+def make_params(tokenizer: Tokenizer, config: Qwen2_5_VLConfig, *, seed: int = 1):
+    """Parameters of that model."""
     params = jax.jit(Qwen2_5_VL(config=config).init)(jax.random.key(seed))
     embedding, head = _chain(tokenizer, config, np.random.default_rng(seed))
     params["model"]["embed_tokens"]["embedding"] = embedding
@@ -50,11 +60,7 @@ def make_model(directory: Path, *, seed: int = 1) -> Path:
     layers = params["model"]["layers"]
     layers["mlp"]["down_proj"]["kernel"] *= 0.0
     layers["self_attn"]["o_proj"]["kernel"] *= 0.2
-    tokenizer.save(directory.with_name(f"{directory.name}_tokenizer"))
-    weights.save_pretrained(
-        directory, config, params, source_dir=directory.with_name(f"{directory.name}_tokenizer")
-    )
-    return directory
+    return params
 
 
 def _chain(

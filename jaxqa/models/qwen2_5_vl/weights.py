@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
-from jaxqa import tree
+from jaxqa import processes, tree
 from jaxqa.errors import UserError
 from jaxqa.files import atomic_directory, check_free_space, read_json, write_json
 from jaxqa.models import native_checkpoint, safetensors_io, weight_table
@@ -165,8 +165,17 @@ def save_pretrained(
 
     Raises:
       UserError: `directory` is taken or cannot be written, or the source's files are damaged.
+      ValueError: the format is "jaxqa" and the parameters are spread over processes; such are
+        gathered tensor by tensor, all processes have to call this, and the first one writes.
     """
     target = _dtype(dtype)
+    if format == "jaxqa" and processes.count() > 1:
+        raise ValueError('format is "jaxqa"; expected "hf" in a run of several processes')
+    if not processes.is_first():
+        specs, fetch = weight_table.stored_tensors(ROWS, params, dtype=target)
+        for name in specs:
+            fetch(name)
+        return
     source = None if source_dir is None else Path(source_dir)
     with atomic_directory(directory) as temporary:
         leaves = tree.flatten(params)

@@ -1,0 +1,28 @@
+"""Where compiled programs are kept, so that a run that goes on does not compile them again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+_WORTH_KEEPING_SECONDS = 1.0
+
+
+def cache_folder(flag: str | None, environment: Mapping[str, str]) -> Path | None:
+    """The folder that a flag or the user's habits name.
+
+    None if the flag is "off", or JAX's own variable already names one.
+    """
+    if flag == "off" or (flag is None and "JAX_COMPILATION_CACHE_DIR" in environment):
+        return None
+    if flag:
+        return Path(flag)
+    home = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "jaxqa" / "compiled"
+
+
+def keep_compiled(folder: Path | None) -> None:
+    """Let JAX keep there what took long to compile; every process of a run may use one folder."""
+    import jax  # late: a wrong argument is answered before
+
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_SECONDS)

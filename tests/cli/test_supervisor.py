@@ -1,0 +1,104 @@
+"""The parent of a training process, with stand-ins for the child: shell and Python one-liners."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxqa.cli.supervisor import LOST_STATUS, Supervision, supervise
+
+PEER_GONE = "F1129 client.h:80] JAX distributed service detected fatal errors: task:3 is unhealthy"
+
+
+def child(code: str) -> list[str]:
+    return [sys.executable, "-c", f"import os, signal, sys, time\n{code}"]
+
+
+@pytest.fixture
+def supervision(tmp_path):
+    values = {"restarts": 0, "silence": 30.0, "log": tmp_path / "log.txt", "name": "process 1"}
+    return lambda **changes: Supervision(processes=4, **(values | changes))
+
+
+@pytest.mark.parametrize("status", [0, 2, 3])
+def test_what_a_restart_would_not_change_is_passed_through(supervision, capfd, status):
+    code = f"print('words', file=sys.stderr); sys.exit({status})"
+    assert supervise(child(code), supervision(restarts=3)) == status
+    assert capfd.readouterr().err == "words\n"
+
+
+def test_a_lost_peer_is_one_line(supervision, capfd):
+    code = f"print('seen', file=sys.stderr); print({PEER_GONE!r}, file=sys.stderr)\n"
+    code += "print('    @ 0x7f', file=sys.stderr); sys.stderr.flush(); os.abort()"
+    assert supervise(child(code), supervision()) == LOST_STATUS
+    seen, line = capfd.readouterr().err.splitlines()
+    assert seen == "seen"
+    assert line.startswith("error: process 3 of 4 died or hung (seen by process 1); ")
+    assert "--restarts=N" in line and "log.txt" in line
+
+
+def test_an_own_death_shows_its_traceback(supervision, capfd, tmp_path):
+    assert supervise(child("raise RuntimeError('a bug')"), supervision()) == LOST_STATUS
+    shown = capfd.readouterr().err
+    assert "RuntimeError: a bug" in shown
+    assert "error: process 1 failed with status 1" in shown
+    assert "a bug" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_child_is_started_again_until_it_ends_well(supervision, capfd, tmp_path, monkeypatch):
+    delays = []
+    monkeypatch.setattr(time, "sleep", delays.append)
+    marks = tmp_path / "marks"
+    code = f"file = open({str(marks)!r}, 'a'); file.write('x'); file.close()\n"
+    code += f"os.path.getsize({str(marks)!r}) < 3 and os.kill(os.getpid(), 9)"
+    assert supervise(child(code), supervision(restarts=5, silence=10.0)) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("process 1 was killed" in line for line in lines)
+    assert "(5 restarts left)" in lines[0] and "(4 restarts left)" in lines[1]
+    assert delays == [11.0, 12.0]  # its peers must have noticed
+
+
+def test_a_silent_child_is_ended(supervision, capfd):
+    begun = time.monotonic()
+    code = "os.kill(os.getpid(), signal.SIGSTOP)"
+    assert supervise(child(code), supervision(silence=1.5)) == LOST_STATUS
+    assert 1.0 < time.monotonic() - begun < 20
+    assert "process 1 hung: no sign of life for 2 s" in capfd.readouterr().err
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from jaxqa.cli.supervisor import Supervision, supervise
+given = Supervision(restarts=3, silence=30.0, log=Path("/nowhere/x"), name="it", processes=None)
+sys.exit(supervise([sys.executable, "-c", sys.argv[1]], given))
+"""
+CHILD = """
+import signal, sys, time
+from jaxqa.cli.supervisor import show_life
+show_life(int(sys.argv[1].partition("=")[2]))
+signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(0)))
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_signals_reach_the_child_and_it_outlives_no_parent(number):
+    root = str(Path(sys.modules["jaxqa"].__file__ or "").parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "saved\n"  # read to the end: the child is gone, too
+    assert process.wait(30) == (-9 if number == signal.SIGKILL else 0)
