@@ -19,10 +19,14 @@ def cache_folder(flag: str | None, environment: Mapping[str, str]) -> Path | Non
     return Path(home) / "jaxqa" / "compiled"
 
 
-def keep_compiled(folder: Path | None) -> None:
-    """Let JAX keep there what took long to compile; every process of a run may use one folder."""
+def keep_compiled(folder: Path | None, *, on_cpu: bool) -> None:
+    """Let JAX keep there what took long to compile; every process of a run may use one folder.
+
+    Call it after the processes have met, because it looks at the devices. Programs for the CPU,
+    which compile soon and are loaded with many words about the machine, are kept only if `on_cpu`.
+    """
     import jax  # late: a wrong argument is answered before
 
-    if folder is not None:
+    if folder is not None and (on_cpu or jax.default_backend() != "cpu"):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_SECONDS)

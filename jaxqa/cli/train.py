@@ -48,7 +48,7 @@ def train(argv: Sequence[str] | None) -> int:
         "--compilation_cache",
         metavar="DIR",
         help="where compiled programs are kept between runs; 'off' keeps none (default: "
-        "jaxqa/compiled in the user's cache folder)",
+        "jaxqa/compiled in the user's cache folder; none on a CPU)",
     )
     parser.add_argument(
         "--profile",
@@ -72,6 +72,7 @@ def train(argv: Sequence[str] | None) -> int:
     machine = _Machine(
         others=others,
         cache=compiled.cache_folder(options.compilation_cache, os.environ),
+        cache_is_named=options.compilation_cache is not None,
         profile=_profiled_steps(options.profile),
     )
     with StopRequest() as stop:  # from now on: the imports that follow take seconds
@@ -86,11 +87,13 @@ class _Machine:
     Attributes:
       others: the processes to join.
       cache: folder of compiled programs, or None.
+      cache_is_named: whether the user has named it.
       profile: first and last step to trace, or None.
     """
 
     others: distributed.Distributed
     cache: Path | None
+    cache_is_named: bool
     profile: tuple[int, int] | None
 
 
@@ -130,8 +133,8 @@ def _run(config: Any, workdir: Path, stop: StopRequest, machine: _Machine) -> in
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         parsed = stages_config.parse_config(config)
-        compiled.keep_compiled(machine.cache)
         with distributed.joined(machine.others):
+            compiled.keep_compiled(machine.cache, on_cpu=machine.cache_is_named)
             run.run(
                 parsed,
                 workdir,
