@@ -113,11 +113,18 @@ class _Child:
         self.is_hung = False
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._held: list[str] = []
+        self._stack = contextlib.ExitStack()
+        self._command = command
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "_Child":
+        # Before the child starts: a signal that came in between would end the parent alone.
+        self._stack.enter_context(_handling(self._pass_on))
         reading, writing = os.pipe()
         self._life = reading
         # In a session of its own: a Ctrl-C of the terminal reaches it once, through the parent.
         self._process = subprocess.Popen(
-            [*command, f"--child={writing}"],
+            [*self._command, f"--child={writing}"],
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
@@ -125,16 +132,15 @@ class _Child:
             start_new_session=True,
         )
         os.close(writing)
+        if self.was_told:
+            self._process.send_signal(signal.SIGTERM)
         assert self._process.stderr is not None
         self._reader = threading.Thread(target=self._read, args=(self._process.stderr,))
         self._reader.start()
-
-    def __enter__(self) -> "_Child":
-        self._stack = contextlib.ExitStack()
-        self._stack.enter_context(_handling(self._pass_on))
         return self
 
     def __exit__(self, *_: object) -> None:
+        assert self._process is not None
         self._stack.close()
         if self._process.poll() is None:
             self._process.kill()
@@ -146,6 +152,7 @@ class _Child:
 
     def watch(self, silence: float) -> int:
         """Wait for the end; kill the child if it shows no life for `silence` seconds."""
+        assert self._process is not None
         while True:
             ready, _, _ = select.select([self._life], [], [], silence)
             if not ready:
@@ -164,8 +171,9 @@ class _Child:
         self.was_told = True
         if number == signal.SIGHUP:  # a terminal or an ssh that went away: time to save
             number = signal.SIGTERM
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
+        if self._process is not None:  # else it is told as soon as it is there
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     def _read(self, stream: Iterable[str]) -> None:
         """Show what people wrote for people; hold back tracebacks, and drop logs of libraries."""

@@ -20,8 +20,8 @@ class Chip:
 
     Attributes:
       memory: as the maker gives it.
-      reserved: what its runtime keeps for itself, as libtpu 0.0.42 reports it when a program does
-        not fit (v5e, v5p, v6e); it is not there for programs.
+      reserved: what its runtime keeps for itself, so that programs cannot have it. libtpu 0.0.42
+        names v5e's when a program does not fit; those of v5p and v6e are assumed.
     """
 
     memory: float

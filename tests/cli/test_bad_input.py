@@ -101,8 +101,8 @@ def content(directory: Path) -> dict[str, bytes]:
     ("flag", "message"),
     [
         ("--config.stepz=3", "config has no key 'stepz'; valid keys: control, data, evalu"),
-        ("--config.sft.stepz=3", "config.sft has no key 'stepz'; valid keys: batch_size,"),
-        ("--config.sft=3", "is a section; set one of batch_size,"),
+        ("--config.sft.stepz=3", "config.sft has no key 'stepz'; valid keys: accumulator,"),
+        ("--config.sft=3", "is a section; set one of accumulator, batch_size,"),
         ("--config.sft.steps=many", "got 'many'; expected an integer, such as"),
         ("--config.sft.steps=1.5", "got '1.5'; expected an integer"),
         ("--config.sft.evaluate=maybe", "got 'maybe'; expected true or false"),
