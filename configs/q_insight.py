@@ -9,7 +9,8 @@ comparison model (5,000 pairs) goes on from there:
 
     --config.stages="('grpo', 'comparison')"
 
-`q_insight.py:3b` is the same at 3B (RACT paper, A.6).
+`q_insight.py:3b` is the same at 3B (RACT paper, A.6). `q_insight.py:lora` trains adapters of rank
+64 on one GPU of 80 GB; not the paper's.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,qinsight_degradation} (and
 qinsight_comparison), for tests alone datasets/{spaq,kadid10k,pipal,livec,agiqa3k,csiq}
@@ -27,9 +28,10 @@ from jaxqa.evaluation.suites import get_suite
 from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
+from jaxqa.sharding import MeshConfig
 from jaxqa.stages import recipes
 from jaxqa.stages.config import make_config
-from jaxqa.stages.sections import GrpoStage
+from jaxqa.stages.sections import GrpoStage, SectionConfig
 from jaxqa.stages.sources import DataSource, EvaluationConfig
 
 EPOCHS = 10  # RACT paper, section A.1; the released script agrees
@@ -39,12 +41,12 @@ COMPARISONS = 5000  # train_comparison.json
 
 
 def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
-    """Full size (`full`, the default, or `3b`), or on the demo's photographs (`demo`)."""
-    mode = recipes.choose(mode, "3b", "demo")
-    return _demo() if mode == "demo" else _full("3B" if mode == "3b" else "7B")
+    """Full size (`full`, the default, `3b` or `lora`), or on the demo's photographs (`demo`)."""
+    mode = recipes.choose(mode, "3b", "lora", "demo")
+    return _demo() if mode == "demo" else _full(mode)
 
 
-def _full(size: str) -> ml_collections.ConfigDict:
+def _full(mode: str) -> ml_collections.ConfigDict:
     sources = {
         # gt_score_norm of the released labels: the lowest and highest of all MOS become 1 and 5.
         "score": DataSource(
@@ -66,13 +68,19 @@ def _full(size: str) -> ml_collections.ConfigDict:
     }
     others = get_suite("rali").datasets[1:]  # RALI paper, table 2, without KonIQ-10k itself
     sources |= recipes.test_sources(others, "q_insight", scale="measured")
+    stages: dict[str, SectionConfig] = {"grpo": _grpo(EPOCHS * KONIQ_IMAGES // IMAGES_PER_STEP)}
+    spare: dict[str, SectionConfig] = {
+        "comparison": _comparison(EPOCHS * COMPARISONS // IMAGES_PER_STEP)
+    }
+    if mode == "lora":
+        stages, spare = recipes.with_adapters(stages), recipes.with_adapters(spare)
     return make_config(
-        stages={"grpo": _grpo(EPOCHS * KONIQ_IMAGES // IMAGES_PER_STEP)},
-        spare={"comparison": _comparison(EPOCHS * COMPARISONS // IMAGES_PER_STEP)},
-        model=recipes.qwen(size),
+        stages=stages,
+        spare=spare,
+        model=recipes.qwen("3B" if mode == "3b" else "7B"),
         data=recipes.full_data(sources),
         evaluation=EvaluationConfig(batch_size=64, max_new_tokens=256),
-        mesh=recipes.EIGHT_GPUS,
+        mesh=MeshConfig() if mode == "lora" else recipes.EIGHT_GPUS,
     )
 
 

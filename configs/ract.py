@@ -14,6 +14,8 @@ alone datasets/{livec,agiqa3k,csiq,tid2013} (--config.data.sources.NAME.evaluate
 out). Published: 8 x H20. To expect (table 3, average PLCC / SRCC): in domain .853 / .842, out of
 domain .858 / .816. Not run at this size by jaxqa yet.
 
+`ract.py:lora` trains adapters of rank 64 on one GPU of 80 GB; not the paper's.
+
 Ablations:
     table 5    --config.cross_domain.trains=vision (tower alone) or language (model alone);
                ract.py:all_scores (scores of all four data sets)
@@ -38,6 +40,7 @@ from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.reasoning.own import ReasoningText
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
+from jaxqa.sharding import MeshConfig
 from jaxqa.stages import recipes
 from jaxqa.stages.config import make_config
 from jaxqa.stages.sections import GrpoStage, RationalesStage, SftStage, StageConfig
@@ -54,7 +57,7 @@ DATASETS = {
     "pipal": ("pipal", "deqa", 18560),
 }
 TEXTS_PER_IMAGE = 4  # a guess
-MODES = ("mixed", "mixed_ranking", "all_scores", "score_only", "no_reasoning", "demo")
+MODES = ("mixed", "mixed_ranking", "all_scores", "score_only", "no_reasoning", "lora", "demo")
 
 
 def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
@@ -62,12 +65,13 @@ def get_config(mode: str | None = None) -> ml_collections.ConfigDict:
     mode = recipes.choose(mode, *MODES)
     if mode == "demo":
         return _demo()
+    stages = _stages(mode)
     return make_config(
-        stages=_stages(mode),
+        stages=recipes.with_adapters(stages) if mode == "lora" else stages,
         model=recipes.qwen("7B"),
         data=recipes.full_data(_sources(mode), completion_lengths=(160, 384)),
         evaluation=EvaluationConfig(batch_size=32, max_new_tokens=512),
-        mesh=recipes.EIGHT_GPUS,
+        mesh=MeshConfig() if mode == "lora" else recipes.EIGHT_GPUS,
     )
 
 

@@ -44,8 +44,12 @@ _cast_matmul.defvjp(_forward, _backward)
 class Linear(nnx.Module):
     """`x @ kernel + bias` over the last axis, in the dtype of `x`.
 
-    `kernel` is [in out], the transpose of torch's `weight`.
+    `kernel` is [in out], the transpose of torch's `weight`. `nn/lora.py` may add an adapter to it.
     """
+
+    lora_a: nnx.Param
+    lora_b: nnx.Param
+    lora_scale: float | None = None
 
     def __init__(
         self,
@@ -67,6 +71,8 @@ class Linear(nnx.Module):
         """Map the last axis."""
         rows = constrain_rows(x.reshape(-1, x.shape[-1]))
         y = matmul(rows, self.kernel[...])
+        if self.lora_scale is not None:
+            y = y + self.lora_scale * matmul(matmul(rows, self.lora_a[...]), self.lora_b[...])
         if self.use_bias:
             y = y + self.bias[...].astype(x.dtype)[None]
         return constrain_rows(y).reshape(*x.shape[:-1], -1)

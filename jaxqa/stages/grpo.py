@@ -2,22 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import jax
-
+from jaxqa import tree
 from jaxqa.data.loader import Loader
+from jaxqa.models.qwen2_5_vl import parts
+from jaxqa.models.qwen2_5_vl.adapters import is_adapter, without_adapters
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.objectives.sampler_gap import sampler_gap
-from jaxqa.stages import programs
+from jaxqa.stages import adapters, programs
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.sections import GrpoStage
 from jaxqa.stages.setup import Setup
 from jaxqa.train import batches
 from jaxqa.train.loop import Update
 from jaxqa.train.metric_log import RolloutLog
+from jaxqa.train.reference import Frozen, Reference
 from jaxqa.train.rollout import RolloutConfig, RolloutSource
-from jaxqa.train.state import TrainState, create_state
+from jaxqa.train.state import TrainState, create_state, split_trained
 from jaxqa.typing import Array, Params
 
 
@@ -29,14 +32,15 @@ def prepare_grpo(
     *,
     loader: Loader,
     rollouts: RolloutLog,
-    reference: Params | None = None,
+    reference: Reference = "start",
 ) -> Prepared:
     """Make a GRPO stage ready; `params` are the policy that it starts from.
 
     Args:
-      reference: the policy from which the KL penalty counts, if it is not `params`.
+      reference: the policy from which the KL penalty counts.
     """
-    training = programs.training(setup.model, stage, setup.mesh, params)
+    model = adapters.model_of(setup, name)
+    training = programs.training(model, stage, setup.mesh, params)
     source = RolloutSource(
         RolloutConfig(
             seed=setup.config.seed,
@@ -51,7 +55,7 @@ def prepare_grpo(
         ),
         prompter=loader,
         sampler=programs.policy_sampler(
-            setup.model,
+            model,
             stage,
             setup.mesh,
             stop_token_ids=setup.tokenizer.stop_token_ids,
@@ -59,8 +63,9 @@ def prepare_grpo(
         ),
         tokenizer=setup.tokenizer,
         mesh=setup.mesh,
-        reference=_reference(setup, stage, params, reference) if stage.objective.beta else None,
+        reference=_reference(setup, name, params, reference) if stage.objective.beta else None,
         write=lambda step, records: rollouts.append(name, step, records),
+        copy=partial(parts.compute_copy, dtype=setup.model.compute_dtype, own=False),
     )
     return Prepared(
         state=create_state(params, training.optimizer, trained=training.trained),
@@ -90,16 +95,42 @@ def _grpo_update(update: Any, updates: int) -> Update:
 
 
 def _reference(
-    setup: Setup, stage: GrpoStage, params: Params, reference: Params | None
-) -> Callable[[Prompts, Array, Array | None], Array]:
-    """Log-probabilities under `reference`, or else under the policy that the stage starts from.
+    setup: Setup, name: str, params: Params, reference: Reference
+) -> Callable[[Params, Prompts, Array, Array | None], Array]:
+    """Log-probabilities under the reference; given the current policy, whose base it may share."""
+    stage = setup.config.sections[name]
+    frozen = frozen_reference(setup, name, params, reference)
+    lora = stage.lora.rank > 0 and not callable(reference)  # else it has all of its own
+    model = adapters.model_of(setup, name) if reference == "start" else setup.model
 
-    The training state donates its buffers, so then the reference keeps a copy of its own.
+    log_probs = programs.reference_log_probs(model, stage, setup.mesh)
+
+    def of_batch(
+        policy: Params, prompts: Prompts, completion_ids: Array, used: Array | None
+    ) -> Array:
+        params = frozen.on_devices()
+        if lora:
+            params = tree.join(without_adapters(policy), params)
+        return log_probs(params, (prompts, completion_ids), used)
+
+    return of_batch
+
+
+def frozen_reference(setup: Setup, name: str, params: Params, reference: Reference) -> Frozen:
+    """What the reference keeps for itself, in the run's compute dtype.
+
+    That is a copy, because the training state donates the buffers of `params`. A stage that trains
+    adapters leaves the rest of the policy as it is: there only adapters are copied, if any.
     """
-    frozen = reference or jax.tree.map(lambda leaf: leaf.copy(), params)
-
-    log_probs = programs.reference_log_probs(setup.model, stage, setup.mesh)
-    return lambda prompts, completion_ids, used: log_probs(frozen, (prompts, completion_ids), used)
+    stage, dtype = setup.config.sections[name], setup.model.compute_dtype
+    if callable(reference):
+        kept = parts.compute_copy(reference(), dtype, own=False)
+    elif reference == "base":
+        kept = {}
+    else:
+        chosen = is_adapter if stage.lora.rank else None
+        kept = parts.compute_copy(split_trained(params, chosen)[0], dtype, own=True)
+    return Frozen(kept, stage.reference_placement)
 
 
 def _rollout_lengths(setup: Setup, stage: GrpoStage) -> tuple[int, ...]:

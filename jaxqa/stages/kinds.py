@@ -13,7 +13,7 @@ from jaxqa.data.loader import Loader, LoaderConfig, train_loader
 from jaxqa.data.source import Source
 from jaxqa.errors import UserError
 from jaxqa.objectives import warmup
-from jaxqa.stages import programs, rationales
+from jaxqa.stages import adapters, programs, rationales
 from jaxqa.stages.grpo import prepare_grpo
 from jaxqa.stages.prepared import LoaderSource, Prepared
 from jaxqa.stages.sections import GrpoStage, SftStage, StageConfig, WarmupStage
@@ -21,6 +21,7 @@ from jaxqa.stages.setup import Setup, labelled_share, stage_key
 from jaxqa.train import batches
 from jaxqa.train.loop import Update
 from jaxqa.train.metric_log import RolloutLog
+from jaxqa.train.reference import Reference, check_placement
 from jaxqa.train.state import create_state
 from jaxqa.typing import Array, Params
 
@@ -40,6 +41,11 @@ def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
             f"model has {vision.in_channels} x {vision.patch_size} x {vision.patch_size} and "
             f"spatial_merge_size {vision.spatial_merge_size}; leave the stage out"
         )
+    if isinstance(stage, SftStage | GrpoStage) and stage.lora.rank:
+        adapters.check(setup, name)
+    if isinstance(stage, GrpoStage):
+        place = f"config.{name}.reference_placement"
+        check_placement(stage.reference_placement, setup.mesh, name=place)
     setup.check_room(_longest_completion(setup, stage), name=name)
     seed = int(jax.random.bits(stage_key(setup.config.seed, name), dtype=np.uint32))
     data = setup.config.data
@@ -91,17 +97,17 @@ def prepare(
     *,
     loader: Loader,
     rollouts: RolloutLog,
-    reference: Params | None = None,
+    reference: Reference = "start",
 ) -> Prepared:
     """Make stage `name` ready; `params` are the policy that it starts from.
 
     Args:
-      reference: of a GRPO stage, where it is not `params`.
+      reference: that of a GRPO stage.
     """
     if isinstance(stage, WarmupStage):
         return _prepare_warmup(setup, name, stage, params, loader)
     if isinstance(stage, SftStage):
-        return _prepare_sft(setup, stage, params, loader)
+        return _prepare_sft(setup, name, stage, params, loader)
     assert isinstance(stage, GrpoStage)  # STAGE_KINDS has no other
     return prepare_grpo(
         setup, name, stage, params, loader=loader, rollouts=rollouts, reference=reference
@@ -148,8 +154,10 @@ def _prepare_warmup(
     )
 
 
-def _prepare_sft(setup: Setup, stage: SftStage, params: Params, loader: Loader) -> Prepared:
-    training = programs.training(setup.model, stage, setup.mesh, params)
+def _prepare_sft(
+    setup: Setup, name: str, stage: SftStage, params: Params, loader: Loader
+) -> Prepared:
+    training = programs.training(adapters.model_of(setup, name), stage, setup.mesh, params)
 
     def batch_of(host: SftBatch) -> batches.SftBatch:
         rows = host.prompts, host.completion_ids, host.completion_mask

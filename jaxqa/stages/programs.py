@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxqa import sharding
 from jaxqa.models.qwen2_5_vl import parts
+from jaxqa.models.qwen2_5_vl.adapters import is_adapter
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.sampling.sampler import Sampler
@@ -46,7 +47,7 @@ class Training:
 def training(model: Qwen2_5_VL, stage: StageConfig, mesh: Mesh, params: Params) -> Training:
     """Optimizer and update of a stage that trains; `params` may be `jax.ShapeDtypeStruct`s."""
     optimizer = make_optimizer(stage.optimizer, stage.steps * _updates(stage))
-    trained = _trained(stage)
+    trained = trained_part(stage)
     state = abstract_state(params, optimizer, trained=trained)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     update = stage_update(_objective(model, stage, mesh), optimizer, stage, places=places)
@@ -69,7 +70,7 @@ def stage_update(
         learning_rate=lambda step: schedule(step * updates),
         micro_batches=stage.micro_batches,
         accumulator=stage.accumulator,
-        trained=_trained(stage),
+        trained=trained_part(stage),
         places=places,
     )
 
@@ -78,8 +79,11 @@ def _updates(stage: StageConfig) -> int:
     return stage.updates_per_rollout if isinstance(stage, GrpoStage) else 1
 
 
-def _trained(stage: StageConfig) -> Callable[[str], bool] | None:
-    return parts.holds(stage.trains) if isinstance(stage, SftStage | GrpoStage) else None
+def trained_part(stage: StageConfig) -> Callable[[str], bool] | None:
+    """Which parameters a stage trains, by "/"-joined path; None for all."""
+    if not isinstance(stage, SftStage | GrpoStage):
+        return None
+    return is_adapter if stage.lora.rank else parts.holds(stage.trains)
 
 
 def _objective(model: Qwen2_5_VL, stage: StageConfig, mesh: Mesh) -> Objective:

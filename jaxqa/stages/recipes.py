@@ -6,7 +6,7 @@ template sentences stand in for the pretrained model that the papers start from.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxqa.data import registry
@@ -15,10 +15,11 @@ from jaxqa.data.demo import DemoDataConfig
 from jaxqa.data.scales import LabelRange
 from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
+from jaxqa.nn.lora import LoraConfig
 from jaxqa.reasoning.expert import ExpertConfig
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sharding import MeshConfig
-from jaxqa.stages.sections import SectionConfig, SftStage, WarmupStage
+from jaxqa.stages.sections import GrpoStage, SectionConfig, SftStage, WarmupStage
 from jaxqa.stages.sources import DataConfig, DataSource, EvaluationConfig, ModelSource
 from jaxqa.train.optimizer import OptimizerConfig
 
@@ -116,6 +117,27 @@ def rl_optimizer(*, end_fraction: float = 0.0) -> OptimizerConfig:
 def rl_sampling(*, num_samples: int, max_new_tokens: int) -> SamplingConfig:
     """The sampling of all published RL code: temperature 1, and the default top_k of 50."""
     return SamplingConfig(num_samples=num_samples, max_new_tokens=max_new_tokens, top_k=50)
+
+
+def with_adapters(stages: Mapping[str, SectionConfig]) -> dict[str, SectionConfig]:
+    """Full-size stages that train adapters, one image at a time, so that one GPU of 80 GB holds 7B.
+
+    Rank 64 and ten times the learning rate are ours; the papers train every parameter.
+    docs/training_memory.md has the arithmetic.
+    """
+
+    def adapted(stage: SectionConfig) -> SectionConfig:
+        if not isinstance(stage, SftStage | GrpoStage):
+            return stage
+        rate = 10 * stage.optimizer.learning_rate
+        return dataclasses.replace(
+            stage,
+            lora=LoraConfig(rank=64, alpha=128.0),
+            micro_batches=stage.batch_size,
+            optimizer=dataclasses.replace(stage.optimizer, learning_rate=rate),
+        )
+
+    return {name: adapted(stage) for name, stage in stages.items()}
 
 
 def demo_model() -> ModelSource:

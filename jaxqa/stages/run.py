@@ -3,26 +3,31 @@
 Run again, finished stages are skipped and the unfinished one goes on at its last checkpoint.
 """
 
+import dataclasses
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from jaxqa import processes
+from jaxqa import processes, tree
 from jaxqa.data.loader import Loader
 from jaxqa.errors import UserError
-from jaxqa.evaluation import report, terminal
-from jaxqa.models.qwen2_5_vl import weights
+from jaxqa.evaluation import terminal
+from jaxqa.models.qwen2_5_vl import parts, weights
+from jaxqa.models.qwen2_5_vl.adapters import is_adapter, merge, save_peft, without_adapters
 from jaxqa.scoring import manifest
-from jaxqa.stages import distillation, kinds, rationales, testing, training
+from jaxqa.stages import adapters, distillation, kinds, rationales, testing, training
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.distill_sections import BasisStage
 from jaxqa.stages.sections import GrpoStage, RationalesStage, StageConfig
 from jaxqa.stages.setup import Setup, set_up
 from jaxqa.stages.workdir import WorkDir, open_workdir
 from jaxqa.train.checkpoint import Checkpoints
+from jaxqa.train.reference import Reference
 from jaxqa.train.stop import StopRequest
 from jaxqa.typing import Params
 
@@ -107,7 +112,7 @@ def _do_the_rest(
             summary["stages"].append(distillation.run_stage(setup, name, stop))
             _write_summary(work, summary)
             continue
-        params = policies.take(config.start_of(name))
+        params = policies.take(config.start_of(name), name)
         if isinstance(stage, RationalesStage):
             entry = _write_stage(setup, name, stage, params, stop)
         else:
@@ -121,10 +126,6 @@ def _do_the_rest(
         policies.keep(name, params)
         summary["stages"].append(entry)
         _write_summary(work, summary)
-    exported = processes.from_first(work.export.exists)
-    if config.trains_policy and not exported:
-        _export(setup, policies.take(config.stages[-1]))
-    processes.first_does(lambda: report.write_report(work.root))
 
 
 class _Policies:
@@ -136,30 +137,62 @@ class _Policies:
 
     def keep(self, name: str | None, params: Params) -> None:
         """Remember the policy after stage `name`, or the run's first model."""
-        self._kept = (self._setup.config.trainer_of(name), params)
+        trainer = self._setup.config.trainer_of(name)
+        if trainer != name and adapters.lora_of(self._setup, trainer).rank:
+            return  # what such a stage was given has its adapters merged
+        self._kept = (trainer, params)
 
-    def take(self, name: str | None) -> Params:
-        """The policy after stage `name`, or the run's first model; a stage donates its buffers."""
-        name = self._setup.config.trainer_of(name)
+    def take(self, name: str | None, stage: str | None = None) -> Params:
+        """The policy after stage `name`, or the run's first model; a stage donates its buffers.
+
+        With the adapters that `stage` trains; plain where it trains none.
+        """
+        setup = self._setup
+        name = setup.config.trainer_of(name)
         kept, self._kept = self._kept, None
-        if kept is not None and kept[0] == name:
-            return kept[1]
-        return self._read(name)
+        params = kept[1] if kept is not None and kept[0] == name else self._read(name)
+        kept = None  # adapters may need another type: then the first one goes
+        held, wanted = (adapters.lora_of(setup, one) for one in (name, stage))
+        return adapters.adapted(setup, params, held, wanted, stage or "")
 
-    def reference(self, name: str) -> Params | None:
-        """The reference of a GRPO stage where it is another policy than the stage starts from."""
+    def with_adapters(self, name: str) -> Params:
+        """The policy after stage `name`, whose trainer trained adapters, with those beside it."""
+        trainer = self._setup.config.trainer_of(name)
+        return self.take(trainer, trainer)
+
+    def reference(self, name: str) -> Reference:
+        """The reference of a GRPO stage."""
         config = self._setup.config
         stage = config.sections[name]
         if not isinstance(stage, GrpoStage) or not stage.objective.beta:
-            return None
+            return "start"
         start, other = (
             config.trainer_of(of(name)) for of in (config.start_of, config.reference_of)
         )
-        return None if start == other else self._read(other)
+        if stage.lora.rank and other == adapters.base_of(self._setup, name):
+            return "base"
+        return "start" if start == other else partial(self._read_plain, other)
+
+    def _read_plain(self, name: str | None) -> Params:
+        """Without adapters of its own, in the run's compute dtype."""
+        held = adapters.lora_of(self._setup, name)
+        plain = adapters.adapted(self._setup, self._read(name), held, adapters.NO_ADAPTERS, "")
+        return parts.compute_copy(plain, self._setup.model.compute_dtype, own=False)
 
     def _read(self, name: str | None) -> Params:
         if name is None:
             return self._setup.initial_params()
+        setup = self._setup
+        if not (lora := adapters.lora_of(setup, name)).rank:
+            return self._read_stage(name, setup.abstract_policy())
+        base = adapters.base_of(setup, name)
+        under = adapters.adapted(setup, self._read(base), adapters.lora_of(setup, base), lora, name)
+        shapes = setup.abstract_policy(adapters.model_of(setup, name))
+        like, _ = tree.split(shapes, is_adapter)
+        return tree.join(without_adapters(under), self._read_stage(name, like))
+
+    def _read_stage(self, name: str, like: Params) -> Params:
+        """Parameters from the last checkpoint of a finished stage."""
         stage = self._setup.config.sections[name]
         checkpoints = Checkpoints(self._setup.work.checkpoints(name))
         try:
@@ -170,8 +203,8 @@ class _Policies:
                     f"step {stage.steps} is not there (newest: {step}); restore it or use a new "
                     "--workdir"
                 )
-            like = kinds.with_policy(stage, self._setup.abstract_policy())
-            return kinds.policy_params(stage, checkpoints.restore_params(step, like))
+            found = checkpoints.restore_params(step, kinds.with_policy(stage, like))
+            return kinds.policy_params(stage, found)
         finally:
             checkpoints.close()
 
@@ -205,7 +238,7 @@ def _train_stage(
     params: Params,
     *,
     loader: Loader,
-    reference: Params | None,
+    reference: Reference,
     stop: StopRequest,
 ) -> tuple[Params, float]:
     """Policy after the stage and the seconds its training took; instant if it is finished."""
@@ -250,7 +283,8 @@ def _test_stage(
     }
     if stage.evaluate:
         begun = time.monotonic()
-        found = testing.test_policy(setup, name, params, stop)
+        adapted = dataclasses.replace(setup, model=adapters.model_of(setup, name))
+        found = testing.test_policy(adapted, name, params, stop)
         entry["evaluation"] = next(iter(found.values()))
         if len(found) > 1:
             entry["evaluations"] = found
@@ -258,8 +292,17 @@ def _test_stage(
     return entry
 
 
-def _export(setup: Setup, params: Params) -> None:
-    """Write the policy as a Hugging Face directory."""
+def _export(setup: Setup, policies: _Policies) -> None:
+    """Write the policy as a Hugging Face directory; adapters of a named model beside it, too."""
+    last = setup.config.trainer_of(setup.config.stages[-1])
+    assert last is not None  # a stage trained the policy
+    lora, path = adapters.lora_of(setup, last), setup.config.model.path
+    params = policies.with_adapters(last)
+    if lora.rank:
+        if path is not None and adapters.base_of(setup, last) is None:
+            shutil.rmtree(setup.work.adapter, ignore_errors=True)
+            save_peft(setup.work.adapter, params, lora, base=path)
+        params = merge(params, lora)
     weights.save_pretrained(
         setup.work.export,
         setup.model.config,

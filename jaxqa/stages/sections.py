@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxqa.models.qwen2_5_vl.parts import Part
+from jaxqa.nn.lora import LoraConfig
 from jaxqa.objectives.advantages import AdvantageConfig, FilterConfig
 from jaxqa.objectives.entropy_gate import GateConfig
 from jaxqa.objectives.grpo import GrpoConfig
@@ -16,6 +17,7 @@ from jaxqa.reasoning.plan_then_reason import PlanThenReason
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.train.optimizer import OptimizerConfig
+from jaxqa.train.reference import Placement
 
 PipelineConfig = OwnWords | AesCot | FastSlow | PlanThenReason | ReasoningText
 
@@ -110,15 +112,18 @@ class SftStage(StageConfig):
       teacher_fraction: share of the training references that keep the data set's own rationale
         all the same.
       trains: the part of the model that is trained; the rest stays as it is.
+      lora: adapters that are trained in place of the model's own parameters.
     """
 
     kind: Literal["sft"] = "sft"
     rationales: tuple[str, ...] = ()
     teacher_fraction: float = 0.0
     trains: Part = "all"
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self):
         super().__post_init__()
+        _check_trained(self.trains, self.lora)
         if not 0 <= self.teacher_fraction <= 1:
             raise ValueError(f"teacher_fraction must lie in [0, 1], got {self.teacher_fraction}")
         if self.teacher_fraction and not self.rationales:
@@ -137,8 +142,11 @@ class GrpoStage(StageConfig):
       gate: which tokens have a policy gradient.
       reference: the policy from which the KL penalty counts: that which the stage starts from
         ("start"), the run's first model ("initial"), or that of an earlier stage, by its name.
+      reference_placement: where it waits between its uses: on the devices, or in the host's memory,
+        from which it comes for each rollout. It is kept in the model's `compute_dtype`.
       sampling: how answers are sampled; `num_samples` is the group size.
       trains: the part of the model that is trained; the rest stays as it is.
+      lora: adapters that are trained in place of the model's own parameters.
       updates_per_rollout: optimizer updates on each rollout.
     """
 
@@ -149,12 +157,15 @@ class GrpoStage(StageConfig):
     filter: FilterConfig = field(default_factory=FilterConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     reference: str = "start"
+    reference_placement: Placement = "device"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     trains: Part = "all"
+    lora: LoraConfig = field(default_factory=LoraConfig)
     updates_per_rollout: int = 1
 
     def __post_init__(self):
         super().__post_init__()
+        _check_trained(self.trains, self.lora)
         if not self.rewards or "std" in self.rewards:
             raise ValueError("rewards: at least one term, none of the name std (a metric's)")
         if self.sampling.num_samples < 2:
@@ -171,6 +182,14 @@ class GrpoStage(StageConfig):
             raise ValueError(
                 f"updates_per_rollout must be at least 1, got {self.updates_per_rollout}"
             )
+
+
+def _check_trained(trains: Part, lora: LoraConfig) -> None:
+    if lora.rank and trains != "all":
+        raise ValueError(
+            f"trains is {trains!r} and lora.rank {lora.rank}: only adapters are trained; say with "
+            'lora.targets where they are and leave trains at "all"'
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

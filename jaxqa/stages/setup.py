@@ -61,9 +61,9 @@ class Setup:
     environment: Mapping[str, str] = field(default_factory=dict)
     profile: tuple[int, int] | None = None
 
-    def abstract_policy(self) -> Params:
-        """Shapes of the policy's parameters, with their places on the mesh."""
-        return abstract.policy(self.model, self.mesh)
+    def abstract_policy(self, model: Qwen2_5_VL | None = None) -> Params:
+        """Shapes of the policy's parameters (those of `model`), with their places on the mesh."""
+        return abstract.policy(model or self.model, self.mesh)
 
     def initial_params(self) -> Params:
         """Parameters before the first stage, on the mesh."""

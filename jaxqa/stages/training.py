@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from jaxqa import processes
+from jaxqa.models.qwen2_5_vl.adapters import is_adapter
 from jaxqa.stages import progress
+from jaxqa.stages.adapters import lora_of
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.setup import Setup
 from jaxqa.train import loop
@@ -37,7 +39,8 @@ def train_stage(
       loop.TrainingDiverged: a loss was not finite.
       stop.Stopped: a stop was requested.
     """
-    checkpoints = Checkpoints(setup.work.checkpoints(name))
+    stored = is_adapter if lora_of(setup, name).rank else None
+    checkpoints = Checkpoints(setup.work.checkpoints(name), stored=stored)
     with MetricLog(setup.work.root) if processes.is_first() else NoMetricLog() as log:
         prepared = prepare(log.rollouts)
         restored = checkpoints.latest_step() or 0

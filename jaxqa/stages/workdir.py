@@ -48,6 +48,11 @@ class WorkDir:
         """The scorer that a stage distilled."""
         return self.root / "artifacts" / stage
 
+    @property
+    def adapter(self) -> Path:
+        """Adapters of the exported model, for PEFT."""
+        return self.root / "adapter"
+
     def claim(self, config: RunConfig) -> None:
         """Write the resolved config, which from now on is the only one that may go on here."""
         if not (self.root / "config.json").exists():

@@ -9,24 +9,34 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from jaxqa import tree
 from jaxqa.errors import UserError
 from jaxqa.files import check_free_space
-from jaxqa.train.state import TrainState
+from jaxqa.train.checksum import checksum
+from jaxqa.train.state import TrainState, split_trained
 from jaxqa.typing import Params
 
 
 class Checkpoints:
     """Save and restore `(TrainState, host record)` under `<directory>/<step>/`."""
 
-    def __init__(self, directory: Path, *, keep: int = 2):
-        """Open (and create) `directory`; the newest `keep` steps are kept."""
+    def __init__(
+        self, directory: Path, *, keep: int = 2, stored: Callable[[str], bool] | None = None
+    ):
+        """Open (and create) `directory`; the newest `keep` steps are kept.
+
+        Parameters whose "/"-joined path is not `stored` (None: all are) stay out of checkpoints;
+        only a checksum says which they were.
+        """
+        self._stored = stored
         self.directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
@@ -46,6 +56,9 @@ class Checkpoints:
         Raises:
           UserError: the disk is full or cannot be written; so `wait` and `close` may report later.
         """
+        params, rest = split_trained(state.params, self._stored)
+        if rest:
+            state, host = replace(state, params=params), host | {"frozen": checksum(rest)}
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)
         )
@@ -57,15 +70,29 @@ class Checkpoints:
         """State and host record of `step`, placed as `like` is.
 
         Raises:
-          UserError: the checkpoint's tree or shapes differ from this run's.
+          UserError: the checkpoint's tree or shapes differ from this run's, or parameters that
+            it does not hold do.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        params, rest = split_trained(like.params, self._stored)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, replace(like, params=params))
         self._check_fit(step, abstract)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
         )
         restored = self._manager.restore(step, args=arguments)
-        return restored["state"], restored["host"]
+        state, host = restored["state"], restored["host"]
+        if rest:
+            self._check_frozen(step, host, rest)
+            state = replace(state, params=tree.join(state.params, rest))
+        return state, host
+
+    def _check_frozen(self, step: int, host: Mapping[str, Any], frozen: Params) -> None:
+        if host["frozen"] != checksum(frozen):
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} belongs to adapters of another model "
+                "than the one that this stage starts from; restore that model, or delete the "
+                "folder"
+            )
 
     def restore_params(self, step: int, like: Params) -> Params:
         """Only the parameters of `step`, placed as the subtree `like` (arrays or their shapes) is.

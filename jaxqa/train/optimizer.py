@@ -153,5 +153,5 @@ def global_norm(tree: Any) -> Float[Array, ""]:
 def _is_kernel(params: Any) -> Any:
     """Which leaves decay: matrices, not norms and biases, which are [D] or stacked [L, D]."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: str(path[-1].key) == "kernel" or str(path[-1].key) == "embedding", params
+        lambda path, _: str(path[-1].key) in ("kernel", "embedding", "lora_a", "lora_b"), params
     )

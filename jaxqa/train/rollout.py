@@ -75,15 +75,19 @@ class RolloutSource:
         sampler: Sampler,
         tokenizer: Tokenizer,
         mesh: Mesh,
-        reference: Callable[[Any, Array, Array | None], Array] | None,
+        reference: Callable[[Params, Any, Array, Array | None], Array] | None,
         write: Callable[[int, list[dict[str, Any]]], None],
+        copy: Callable[[Params], Params] = lambda params: params,
     ):
         """Make a source.
 
         Args:
-          reference: `(prompts, completion_ids, micro-batches in use, None for all) ->
-            log-probabilities [B G T]` of the frozen reference policy, or None without a KL penalty.
+          reference: `(policy, prompts, completion_ids, micro-batches in use, None for all) ->
+            log-probabilities [B G T]` of the frozen reference policy, or None without a KL penalty;
+            `policy` is the current one.
           write: receives the step (from 1) and the rollout's records.
+          copy: the policy as the sampler reads it, made once per rollout and let go after it;
+            decoding reads every weight at every token.
         """
         self.config = config
         self.get_state, self.set_state = prompter.get_state, prompter.set_state
@@ -94,12 +98,14 @@ class RolloutSource:
         self._mesh = mesh
         self._reference = reference
         self._write = write
+        self._copy = copy
 
     def next(self, params: Params, step: int) -> tuple[GrpoBatch, dict[str, float]]:
         """The rollout of training step `step` (from 0) and its metrics.
 
         Further prompts are sampled while kept groups do not fill the batch and rounds are left.
         """
+        policy, params = params, self._copy(params)
         groups, first = self._round(params, step, [])
         rounds, kept, sampled = [first], first.kept, [self._tokens(groups, first)]
         while not kept.all() and len(rounds) <= self.config.filter.resample_rounds:
@@ -111,7 +117,8 @@ class RolloutSource:
         metrics = reward_metrics(rounds)
         if self.config.filter.tau is not None:
             metrics |= filter_metrics(rounds, int(kept.sum()))
-        return self._batch(groups, kept, sampled), metrics
+        del params  # the copy: the reference may need its room
+        return self._batch(policy, groups, kept, sampled), metrics
 
     def _round(self, params: Params, step: int, earlier: list[Round]) -> tuple[Groups, Round]:
         """Prompts, their answers, rewards and advantages, and which groups pass the filter."""
@@ -148,7 +155,11 @@ class RolloutSource:
         return groups.entropies, _of_rows(groups.completion_mask, fresh)
 
     def _batch(
-        self, groups: Groups, kept: Bool[np.ndarray, "B"], sampled: Sequence[_Tokens]
+        self,
+        policy: Params,
+        groups: Groups,
+        kept: Bool[np.ndarray, "B"],
+        sampled: Sequence[_Tokens],
     ) -> GrpoBatch:
         """What is defined over the whole batch: normaliser, gate, and what a micro-batch holds."""
         config, used = self.config, None
@@ -166,7 +177,7 @@ class RolloutSource:
         return grpo_batch(
             groups,
             used=used,
-            reference=self._reference and self._reference(*rows, used),
+            reference=self._reference and self._reference(policy, *rows, used),
             gate=gate,
             objective=config.objective,
             max_length=self._sampler.config.max_new_tokens,

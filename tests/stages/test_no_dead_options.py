@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jaxqa import configuration, sharding
+from jaxqa import configuration, sharding, tree
 from jaxqa.data import encoding, scenes
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl.inputs import stack_rows
@@ -32,13 +32,14 @@ from jaxqa.sampling import methods
 from jaxqa.sampling.keys import token_uniforms
 from jaxqa.sampling.sampler import Rollout, Sampler
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
-from jaxqa.stages import grpo, kinds, programs, run, setup, training
+from jaxqa.stages import adapters, grpo, kinds, programs, run, setup, training
 from jaxqa.stages.config import RunConfig, parse_config
 from jaxqa.stages.prepared import Prepared
 from jaxqa.stages.sections import STAGE_KINDS
 from jaxqa.stages.workdir import WorkDir
 from jaxqa.train.json_lines import write_json_lines
 from jaxqa.train.metric_log import RolloutLog
+from jaxqa.train.state import split_trained
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.py"
 
@@ -326,7 +327,7 @@ def prepare(config: RunConfig, name: str) -> Prepared:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "Sampler", FakeSampler)
         patch.setattr(
-            grpo, "_reference", lambda *_: lambda prompts, ids, used: jnp.zeros(ids.shape)
+            grpo, "_reference", lambda *_: lambda policy, prompts, ids, used: jnp.zeros(ids.shape)
         )
         return kinds.prepare(
             made,
@@ -373,6 +374,21 @@ def updates(config: RunConfig, stage: str | None) -> Any:
     return digest(seen)
 
 
+def reference_memory(config: RunConfig, stage: str | None) -> Any:
+    """Which memory holds the reference."""
+    made = around_the_model(config)
+    frozen = grpo.frozen_reference(made, stage, {"kernel": jnp.ones((2, 2))}, "start")
+    return frozen.kept["kernel"].sharding.memory_kind
+
+
+def lora_shapes(config: RunConfig, stage: str | None) -> Any:
+    """What is trained, in which shapes, and the model that the stage trains."""
+    made = dataclasses.replace(World.setup, config=config)
+    model, trained = adapters.model_of(made, stage), programs.trained_part(config.sections[stage])
+    params = tree.flatten(split_trained(model.abstract_params(), trained)[0])
+    return model.lora, {path: leaf.shape for path, leaf in params.items()}
+
+
 @functools.cache
 def some_stage() -> Prepared:
     return prepare(World.setup.config, "sft")
@@ -381,7 +397,7 @@ def some_stage() -> Prepared:
 class FakeCheckpoints:
     """Keeps nothing."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, **more):
         self.latest_step = lambda: None
         self.close = lambda: None
 
@@ -396,7 +412,7 @@ def course(config: RunConfig, stage: str | None) -> Any:
         return parts[0], 1.0
 
     def prepare(made_up, name, stage, params, **more):
-        events.append((params, more["reference"]))
+        events.append((params, callable(other := more["reference"]) and other()))
         return made
 
     def score(self, params, examples):
@@ -443,6 +459,7 @@ class Change:
 
 
 STAGES = ("warmup", "sft", "grpo")
+LORA = tuple((f"{stage}.lora.rank", "2") for stage in STAGES[1:])
 
 TABLE: dict[str, Change] = {
     "seed": Change("5", course),
@@ -594,6 +611,7 @@ TABLE: dict[str, Change] = {
     "stage.filter.deviation": Change("population", rollout, given=(("grpo.filter.tau", "0.6"),)),
     "stage.filter.resample_rounds": Change("2", rollout, given=(("grpo.filter.tau", "0.6"),)),
     "stage.reference": Change("initial", course, given=(("grpo.objective.beta", "0.1"),)),
+    "stage.reference_placement": Change("host", reference_memory),
     "stage.gate.source": Change("sampler", rollout),
     "stage.gate.rho": Change("0.5", rollout, given=(("grpo.gate.source", "sampler"),)),
     "stage.gate.among": Change(
@@ -606,6 +624,9 @@ TABLE: dict[str, Change] = {
     "stage.sampling.top_p": Change("0.5", rollout),
     "stage.sampling.min_p": Change("0.5", rollout),
     "stage.trains": Change("language", training_step),
+    "stage.lora.rank": Change("4", lora_shapes),
+    "stage.lora.alpha": Change("2.0", lora_shapes, given=LORA),
+    "stage.lora.targets": Change("('visual/blocks/.*',)", lora_shapes, given=LORA),
     "stage.updates_per_rollout": Change("2", training_step),
     "warmup.evaluate": Change("True", refused="config.warmup.evaluate: got True; expected one of"),
     "warmup.kind": Change("sft", first_batches),

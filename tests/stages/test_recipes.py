@@ -19,12 +19,12 @@ from jaxqa.train.json_lines import read_json_lines
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 MODES = {
-    "q_insight": ("3b",),
+    "q_insight": ("3b", "lora"),
     "visualquality_r1": (),
     "tatar": ("released", "slow_quality", "fast_aesthetics", "swapped", "symmetric"),
     "aes_r1": ("10k", "binary", "binary_rank"),
     "omniquality_r": ("threshold",),
-    "ract": ("mixed", "mixed_ranking", "all_scores", "score_only", "no_reasoning"),
+    "ract": ("mixed", "mixed_ranking", "all_scores", "score_only", "no_reasoning", "lora"),
 }
 CASES = [(name, mode) for name, modes in MODES.items() for mode in ("full", *modes)]
 

@@ -20,6 +20,7 @@ from jaxqa.models.qwen2_5_vl.text import TextTower
 from jaxqa.models.qwen2_5_vl.vision import VisionTower
 from jaxqa.nn.attention_backends import Backend
 from jaxqa.nn.linear import draw
+from jaxqa.nn.lora import LoraConfig, add_adapters
 from jaxqa.nn.rope import Rotation, multimodal_rotation, text_rotation
 from jaxqa.nn.stack import Remat
 from jaxqa.typing import Array, Float, Int, Key, Params
@@ -42,6 +43,7 @@ class Towers(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         attention: Backend = "xla",
+        lora: LoraConfig = LoraConfig(),  # noqa: B008  # frozen
     ):
         text, stddev = config.text, config.initializer_range
         options: dict[str, Any] = dict(stddev=stddev, dtype=dtype, rngs=rngs, attention=attention)
@@ -50,11 +52,15 @@ class Towers(nnx.Module):
         if not text.tie_word_embeddings:
             shape = (text.vocab_size, text.hidden_size)
             self.lm_head = Head(shape, stddev=stddev, dtype=dtype, rngs=rngs)
+        if lora.rank:
+            add_adapters(self, lora, rngs)
 
 
 @functools.cache
-def _graphdef(config: Qwen2_5_VLConfig, attention: Backend) -> nnx.GraphDef:
-    build = functools.partial(Towers, config, dtype=jnp.dtype("float32"), attention=attention)
+def _graphdef(config: Qwen2_5_VLConfig, attention: Backend, lora: LoraConfig) -> nnx.GraphDef:
+    build = functools.partial(
+        Towers, config, dtype=jnp.dtype("float32"), attention=attention, lora=lora
+    )
     return nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))[0]
 
 
@@ -68,12 +74,14 @@ class Qwen2_5_VL:
             Parameters keep their own dtype and are cast layer by layer.
         remat: what the backward pass of a layer computes again, see `jaxqa.nn.stack.Remat`.
         attention: what computes it, chosen by `jaxqa.nn.attention_backends.choose`.
+        lora: adapters that `params` hold beside the linear maps; none by default.
     """
 
     config: Qwen2_5_VLConfig
     compute_dtype: str = "float32"
     remat: Remat = "none"
     attention: Backend = "xla"
+    lora: LoraConfig = LoraConfig()
 
     def __post_init__(self) -> None:
         if self.compute_dtype not in ("float32", "bfloat16", "float16"):
@@ -90,7 +98,8 @@ class Qwen2_5_VL:
 
     def init(self, key: Key[Array, ""], *, param_dtype: str = "float32") -> Params:
         """Draw parameters: normal matrices, zero biases, unit norms, as HF initialises them."""
-        towers = Towers(self.config, dtype=jnp.dtype(param_dtype), rngs=nnx.Rngs(params=key))
+        dtype = jnp.dtype(param_dtype)
+        towers = Towers(self.config, dtype=dtype, rngs=nnx.Rngs(params=key), lora=self.lora)
         return nnx.to_pure_dict(nnx.split(towers)[1])
 
     def abstract_params(self, *, param_dtype: str = "float32") -> Params:
@@ -201,7 +210,7 @@ class Qwen2_5_VL:
         return jnp.dtype(self.compute_dtype)
 
     def _towers(self, params: Params) -> Towers:
-        return nnx.merge(_graphdef(self.config, self.attention), params)
+        return nnx.merge(_graphdef(self.config, self.attention, self.lora), params)
 
     def _text_rotation(self, positions: Int[Array, "B T"]) -> Rotation:
         text = self.config.text
