@@ -70,7 +70,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """Map the last axis."""
         rows = constrain_rows(x.reshape(-1, x.shape[-1]))
-        y = matmul(rows, self.kernel[...])
+        y = matmul(rows, jnp.asarray(self.kernel[...]))  # outside a jit it may be NumPy's
         if self.lora_scale is not None:
             y = y + self.lora_scale * matmul(matmul(rows, self.lora_a[...]), self.lora_b[...])
         if self.use_bias:

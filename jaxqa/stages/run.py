@@ -13,12 +13,13 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxqa import processes, tree
+from jaxqa import processes, sharding, tree
 from jaxqa.data.loader import Loader
 from jaxqa.errors import UserError
-from jaxqa.evaluation import terminal
+from jaxqa.evaluation import report, terminal
 from jaxqa.models.qwen2_5_vl import parts, weights
 from jaxqa.models.qwen2_5_vl.adapters import is_adapter, merge, save_peft, without_adapters
+from jaxqa.nn.lora import LoraConfig
 from jaxqa.scoring import manifest
 from jaxqa.stages import adapters, distillation, kinds, rationales, testing, training
 from jaxqa.stages.config import RunConfig
@@ -126,6 +127,10 @@ def _do_the_rest(
         policies.keep(name, params)
         summary["stages"].append(entry)
         _write_summary(work, summary)
+    exported = processes.from_first(work.export.exists)
+    if config.trains_policy and not exported:
+        _export(setup, policies)
+    processes.first_does(lambda: report.write_report(work.root))
 
 
 class _Policies:
@@ -300,8 +305,8 @@ def _export(setup: Setup, policies: _Policies) -> None:
     params = policies.with_adapters(last)
     if lora.rank:
         if path is not None and adapters.base_of(setup, last) is None:
-            shutil.rmtree(setup.work.adapter, ignore_errors=True)
-            save_peft(setup.work.adapter, params, lora, base=path)
+            whole = sharding.fetch(tree.split(params, is_adapter)[0], setup.mesh)
+            processes.first_does(partial(_write_adapters, setup.work.adapter, whole, lora, path))
         params = merge(params, lora)
     weights.save_pretrained(
         setup.work.export,
@@ -311,6 +316,11 @@ def _export(setup: Setup, policies: _Policies) -> None:
         image_config=setup.config.data.images,
         json_files=_manifest(setup),
     )
+
+
+def _write_adapters(directory: Path, params: Params, lora: LoraConfig, base: str) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    save_peft(directory, params, lora, base=base)
 
 
 def _manifest(setup: Setup) -> dict[str, Any]:

@@ -148,7 +148,8 @@ def test_policies_keep_less_and_less_and_give_the_same_gradients():
     def step(layer, x, _):
         key = checkpoint_name(jnp.sin(layer(x)), "key")
         wide = jnp.concatenate([layer(key * factor) for factor in (1.0, 2.0, 3.0)], -1)
-        return x + jnp.tanh(wide).reshape(*x.shape, -1).sum(-1), None
+        # A small step: the layers must not amplify what rounding changes.
+        return x + 0.1 * jnp.tanh(wide).reshape(*x.shape, -1).sum(-1), None
 
     temporary, gradients = {}, {}
     for remat in ("none", "dots", "attention", "offload", "full"):
