@@ -631,7 +631,9 @@ TABLE: dict[str, Change] = {
     "warmup.evaluate": Change("True", refused="config.warmup.evaluate: got True; expected one of"),
     "warmup.kind": Change("sft", first_batches),
     "sft.kind": Change(
-        "warmup", also={"sft.evaluate": "False"}, refused="config.sft: unknown key 'rationales'"
+        "warmup",
+        also={"sft.evaluate": "False"},
+        refused="config.sft: unknown key 'lora', 'rationales'",
     ),
     "grpo.kind": Change("sft", refused="config.grpo: unknown key 'advantages'"),
 }

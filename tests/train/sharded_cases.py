@@ -193,7 +193,7 @@ def grpo(mesh, params):
         sampler=sampler,
         tokenizer=NumberTokenizer(),
         mesh=mesh,
-        reference=lambda prompts, ids, used: _log_probs(params, prompts, ids),
+        reference=lambda policy, prompts, ids, used: _log_probs(params, prompts, ids),
         write=lambda step, lines: records.extend(lines),
     )
     with jax.transfer_guard("disallow"):
