@@ -177,6 +177,7 @@ def test_reward_for_text_to_image_rl(kitchen):
     assert rewards["quality"] == [score.normalised for score in scores]
 
 
+@pytest.mark.slow
 def test_best_of_n(kitchen):
     cook("Best of N")
     chosen = rows("runs/best/chosen.csv")

@@ -46,6 +46,7 @@ CHUNK_BYTES = 4 * DEFAULT_CHUNK_SIZE * 32
 
 
 @pytest.mark.parametrize("mesh", [(4, 1), (2, 2)], ids=["fsdp", "fsdp x tensor"])
+@pytest.mark.slow
 def test_an_update_gathers_layers_and_streams_its_logits(tmp_path, capsys, mesh):
     flags = (f"--config.mesh.fsdp={mesh[0]}", f"--config.mesh.tensor={mesh[1]}")
     status, found = programs(tmp_path, *WIDE, *flags, "--stage=grpo", "--program=update")

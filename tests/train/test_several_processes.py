@@ -41,6 +41,7 @@ def assert_same(found, expected):
         )
 
 
+@pytest.mark.slow
 def test_what_is_compared_is_worth_comparing(expected):
     """The filter dropped groups and others took their places; scores and rewards differ."""
     assert len(expected["examples"]) == 2 * sharded_cases.ROWS * sharded_cases.GROUP
@@ -51,6 +52,7 @@ def test_what_is_compared_is_worth_comparing(expected):
     assert np.isnan(scores).sum() == 1 and len(np.unique(scores)) > 3
 
 
+@pytest.mark.slow
 def test_eight_devices_do_what_one_does(expected):
     assert_same(sharded_cases.compute(sharding.make_mesh(sharded_cases.WIDE)), expected)
 
