@@ -145,6 +145,8 @@ def _join(distributed: Distributed) -> None:
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # of no matter elsewhere
+    # JAX's service would take SIGTERM from `StopRequest`, on which all processes vote.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator_address=distributed.coordinator,
