@@ -22,9 +22,6 @@ HEARTBEAT_SECONDS = 12
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        "JAXQA_CLUSTER_TESTS" not in os.environ, reason="minutes; set JAXQA_CLUSTER_TESTS=1"
-    ),
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc"),
 ]
 
