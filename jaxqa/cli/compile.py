@@ -55,7 +55,7 @@ def compile_run(argv: Sequence[str] | None) -> int:
     _prepare_jax(flags.topology)
     # Imported late: libtpu reads its environment when it is loaded.
     from jaxqa.cli import compile_screen
-    from jaxqa.stages import ahead, machines
+    from jaxqa.stages import ahead, ahead_programs, machines
     from jaxqa.stages.config import parse_config
 
     run = parse_config(config)
@@ -68,7 +68,7 @@ def compile_run(argv: Sequence[str] | None) -> int:
     screen.introduce(machine.name, dict(mesh.shape), shape, flags.layers)
     for name in names:
         findings = []
-        for program in ahead.stage_programs(run, name, shape, mesh):
+        for program in ahead_programs.stage_programs(run, name, shape, mesh):
             if flags.program and program.name not in flags.program:
                 continue
             screen.announce(name, program.name)

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxqa import sharding
+from jaxqa import sharding, tree
 from jaxqa.data.batching import Buckets
-from jaxqa.models.qwen2_5_vl import layout
+from jaxqa.models.qwen2_5_vl import layout, parts
+from jaxqa.models.qwen2_5_vl.adapters import is_adapter
 from jaxqa.models.qwen2_5_vl.inputs import Prompts, stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.objectives import warmup
@@ -25,10 +26,22 @@ from jaxqa.typing import Params
 
 
 def policy(model: Qwen2_5_VL, mesh: Mesh) -> Params:
-    """The policy's parameters."""
+    """The policy's parameters; under adapters, as a stage that trains them holds the rest."""
     shapes = model.abstract_params()
     places = sharding.tree_shardings(shapes, sharding.QWEN2_5_VL_RULES, mesh)
-    return jax.tree.map(_placed, shapes, places)
+    placed = jax.tree.map(_placed, shapes, places)
+    if not model.lora.rank:
+        return placed
+    trained, base = tree.split(placed, is_adapter)
+    return tree.join(trained, compute_copy(base, model.compute_dtype))
+
+
+def compute_copy(params: Params, dtype: str) -> Params:
+    """What `parts.compute_copy` makes of placed shapes, in the same places."""
+    copy = functools.partial(parts.compute_copy, dtype=dtype, own=False)
+    return jax.tree.map(
+        lambda shape, leaf: _placed(shape, leaf.sharding), jax.eval_shape(copy, params), params
+    )
 
 
 def warmup_head(model: Qwen2_5_VL, mesh: Mesh) -> Params:

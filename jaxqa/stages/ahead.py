@@ -4,9 +4,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,32 +13,15 @@ from jaxqa import sharding
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import hf_config
 from jaxqa.models.qwen2_5_vl.config import PRESETS, Qwen2_5_VLConfig
-from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.stages import abstract, compiled, programs
+from jaxqa.stages import compiled
+from jaxqa.stages.ahead_programs import Program
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.machines import Machine
-from jaxqa.stages.sections import GrpoStage, SftStage, StageConfig, WarmupStage
+from jaxqa.stages.sections import GrpoStage, StageConfig
 from jaxqa.stages.sources import ModelSource
 
 _FEW_ROWS = 128
 """So many rows over the vocabulary are not logits kept whole: norms of tables are taken in such."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """One compiled call of a stage.
-
-    Attributes:
-      name: what it does.
-      lower: lowers it.
-      donated: arrays that it is given for good.
-      beside: bytes on a chip that wait meanwhile and are not among its arguments.
-    """
-
-    name: str
-    lower: Callable[[], jax.stages.Lowered]
-    donated: Any = ()
-    beside: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,91 +120,6 @@ def make_mesh(config: RunConfig, machine: Machine) -> Mesh:
             "is that"
         )
     return mesh
-
-
-def stage_programs(
-    config: RunConfig, name: str, architecture: Qwen2_5_VLConfig, mesh: Mesh
-) -> Iterator[Program]:
-    """What stage `name` compiles for its largest shapes; nothing if it does not train.
-
-    Raises:
-      UserError: its rows do not divide over the mesh.
-    """
-    stage = config.sections[name]
-    if not isinstance(stage, StageConfig):
-        return
-    sharding.check_rows(
-        stage.batch_size // stage.micro_batches,
-        mesh,
-        name=f"rows of a micro-batch of config.{name}",
-    )
-    model = config.model.policy(architecture, mesh)
-    if isinstance(stage, GrpoStage):
-        yield from _grpo_programs(config, stage, model, mesh)
-    else:
-        yield _update_program(config, stage, model, mesh)
-
-
-def _update_program(
-    config: RunConfig, stage: StageConfig, model: Qwen2_5_VL, mesh: Mesh
-) -> Program:
-    params, buckets = abstract.policy(model, mesh), config.data.buckets
-    prompts = abstract.prompts(model, buckets, stage.batch_size, mesh)
-    if isinstance(stage, WarmupStage):
-        params = {"policy": params, "head": abstract.warmup_head(model, mesh)}
-        batch: Any = abstract.warm_up(prompts, mesh)
-    else:
-        assert isinstance(stage, SftStage)  # STAGE_KINDS has no other
-        if not buckets.completion_lengths:
-            raise UserError("config.data.buckets.completion_lengths: none, so nothing to imitate")
-        batch = abstract.sft(prompts, buckets, mesh)
-    training = programs.training(model, stage, mesh, params)
-    return Program(
-        name="update",
-        lower=lambda: training.update.lower(training.state, batch),
-        donated=training.state,
-    )
-
-
-def _grpo_programs(
-    config: RunConfig, stage: GrpoStage, model: Qwen2_5_VL, mesh: Mesh
-) -> Iterator[Program]:
-    """Sampling, the reference where there is a KL penalty, and the update."""
-    params = abstract.policy(model, mesh)
-    training = programs.training(model, stage, mesh, params)
-    tokens = model.config
-    sampler = programs.policy_sampler(
-        model,
-        stage,
-        mesh,
-        stop_token_ids=(tokens.eos_token_id, tokens.bos_token_id),
-        pad_token_id=tokens.pad_token_id,
-    )
-    state = training.state
-    prompts = abstract.prompts(model, config.data.buckets, stage.batch_size, mesh)
-    keys = abstract.keys(stage.batch_size, stage.sampling.num_samples, mesh)
-    batch = abstract.grpo(stage, sampler, (params, prompts, keys), mesh)
-    moments = compiled.bytes_on_chip(state.opt_state)
-    reference = compiled.bytes_on_chip(params) if stage.objective.beta else 0
-    yield Program(
-        name="rollout",
-        lower=lambda: sampler.lower(params, prompts, keys),
-        beside=moments + reference,
-    )
-    used = batch.micro_batches
-    if stage.objective.beta:
-        log_probs = programs.reference_log_probs(model, stage, mesh)
-        yield Program(
-            name="reference",
-            lower=lambda: log_probs.lower(params, (prompts, batch.completion_ids), used),
-            beside=compiled.bytes_on_chip(state),
-        )
-    yield Program(
-        name="update",
-        lower=lambda: training.update.lower(state, batch, advance=True, used=used),
-        donated=state,
-        beside=reference,
-    )
 
 
 def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows: int) -> Finding:

@@ -143,7 +143,7 @@ class _Policies:
     def keep(self, name: str | None, params: Params) -> None:
         """Remember the policy after stage `name`, or the run's first model."""
         trainer = self._setup.config.trainer_of(name)
-        if trainer != name and adapters.lora_of(self._setup, trainer).rank:
+        if trainer != name and adapters.lora_of(self._setup.config, trainer).rank:
             return  # what such a stage was given has its adapters merged
         self._kept = (trainer, params)
 
@@ -157,7 +157,7 @@ class _Policies:
         kept, self._kept = self._kept, None
         params = kept[1] if kept is not None and kept[0] == name else self._read(name)
         kept = None  # adapters may need another type: then the first one goes
-        held, wanted = (adapters.lora_of(setup, one) for one in (name, stage))
+        held, wanted = (adapters.lora_of(setup.config, one) for one in (name, stage))
         return adapters.adapted(setup, params, held, wanted, stage or "")
 
     def with_adapters(self, name: str) -> Params:
@@ -167,20 +167,15 @@ class _Policies:
 
     def reference(self, name: str) -> Reference:
         """The reference of a GRPO stage."""
-        config = self._setup.config
-        stage = config.sections[name]
+        stage = self._setup.config.sections[name]
         if not isinstance(stage, GrpoStage) or not stage.objective.beta:
             return "start"
-        start, other = (
-            config.trainer_of(of(name)) for of in (config.start_of, config.reference_of)
-        )
-        if stage.lora.rank and other == adapters.base_of(self._setup, name):
-            return "base"
-        return "start" if start == other else partial(self._read_plain, other)
+        kind, trainer = adapters.reference_of(self._setup.config, name)
+        return partial(self._read_plain, trainer) if kind == "other" else kind
 
     def _read_plain(self, name: str | None) -> Params:
         """Without adapters of its own, in the run's compute dtype."""
-        held = adapters.lora_of(self._setup, name)
+        held = adapters.lora_of(self._setup.config, name)
         plain = adapters.adapted(self._setup, self._read(name), held, adapters.NO_ADAPTERS, "")
         return parts.compute_copy(plain, self._setup.model.compute_dtype, own=False)
 
@@ -188,10 +183,12 @@ class _Policies:
         if name is None:
             return self._setup.initial_params()
         setup = self._setup
-        if not (lora := adapters.lora_of(setup, name)).rank:
+        if not (lora := adapters.lora_of(setup.config, name)).rank:
             return self._read_stage(name, setup.abstract_policy())
-        base = adapters.base_of(setup, name)
-        under = adapters.adapted(setup, self._read(base), adapters.lora_of(setup, base), lora, name)
+        base = adapters.base_of(setup.config, name)
+        under = adapters.adapted(
+            setup, self._read(base), adapters.lora_of(setup.config, base), lora, name
+        )
         shapes = setup.abstract_policy(adapters.model_of(setup, name))
         like, _ = tree.split(shapes, is_adapter)
         return tree.join(without_adapters(under), self._read_stage(name, like))
@@ -301,10 +298,10 @@ def _export(setup: Setup, policies: _Policies) -> None:
     """Write the policy as a Hugging Face directory; adapters of a named model beside it, too."""
     last = setup.config.trainer_of(setup.config.stages[-1])
     assert last is not None  # a stage trained the policy
-    lora, path = adapters.lora_of(setup, last), setup.config.model.path
+    lora, path = adapters.lora_of(setup.config, last), setup.config.model.path
     params = policies.with_adapters(last)
     if lora.rank:
-        if path is not None and adapters.base_of(setup, last) is None:
+        if path is not None and adapters.base_of(setup.config, last) is None:
             whole = sharding.fetch(tree.split(params, is_adapter)[0], setup.mesh)
             processes.first_does(partial(_write_adapters, setup.work.adapter, whole, lora, path))
         params = merge(params, lora)

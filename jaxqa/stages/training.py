@@ -39,7 +39,7 @@ def train_stage(
       loop.TrainingDiverged: a loss was not finite.
       stop.Stopped: a stop was requested.
     """
-    stored = is_adapter if lora_of(setup, name).rank else None
+    stored = is_adapter if lora_of(setup.config, name).rank else None
     checkpoints = Checkpoints(setup.work.checkpoints(name), stored=stored)
     with MetricLog(setup.work.root) if processes.is_first() else NoMetricLog() as log:
         prepared = prepare(log.rollouts)

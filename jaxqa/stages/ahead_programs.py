@@ -1,0 +1,161 @@
+"""What the stages of a run compile, at their largest shapes; nothing is allocated."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxqa import sharding, tree
+from jaxqa.errors import UserError
+from jaxqa.models.qwen2_5_vl.adapters import is_adapter
+from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
+from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+from jaxqa.stages import abstract, adapters, compiled, programs
+from jaxqa.stages.config import RunConfig
+from jaxqa.stages.sections import GrpoStage, SftStage, StageConfig, WarmupStage
+from jaxqa.typing import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One compiled call of a stage.
+
+    Attributes:
+      name: what it does.
+      lower: lowers it.
+      donated: arrays that it is given for good.
+      beside: bytes on a chip that wait meanwhile and are not among its arguments.
+    """
+
+    name: str
+    lower: Callable[[], jax.stages.Lowered]
+    donated: Any = ()
+    beside: int = 0
+
+
+def stage_programs(
+    config: RunConfig, name: str, architecture: Qwen2_5_VLConfig, mesh: Mesh
+) -> Iterator[Program]:
+    """What stage `name` compiles for its largest shapes; nothing if it does not train.
+
+    Raises:
+      UserError: its rows do not divide over the mesh.
+    """
+    stage = config.sections[name]
+    if not isinstance(stage, StageConfig):
+        return
+    sharding.check_rows(
+        stage.batch_size // stage.micro_batches,
+        mesh,
+        name=f"rows of a micro-batch of config.{name}",
+    )
+    model = dataclasses.replace(
+        config.model.policy(architecture, mesh), lora=adapters.lora_of(config, name)
+    )
+    if isinstance(stage, GrpoStage):
+        yield from _grpo_programs(config, name, stage, model, mesh)
+    else:
+        yield _update_program(config, stage, model, mesh)
+
+
+def _update_program(
+    config: RunConfig, stage: StageConfig, model: Qwen2_5_VL, mesh: Mesh
+) -> Program:
+    params, buckets = abstract.policy(model, mesh), config.data.buckets
+    prompts = abstract.prompts(model, buckets, stage.batch_size, mesh)
+    if isinstance(stage, WarmupStage):
+        params = {"policy": params, "head": abstract.warmup_head(model, mesh)}
+        batch: Any = abstract.warm_up(prompts, mesh)
+    else:
+        assert isinstance(stage, SftStage)  # STAGE_KINDS has no other
+        if not buckets.completion_lengths:
+            raise UserError("config.data.buckets.completion_lengths: none, so nothing to imitate")
+        batch = abstract.sft(prompts, buckets, mesh)
+    training = programs.training(model, stage, mesh, params)
+    return Program(
+        name="update",
+        lower=lambda: training.update.lower(training.state, batch),
+        donated=training.state,
+    )
+
+
+def _grpo_programs(
+    config: RunConfig, name: str, stage: GrpoStage, model: Qwen2_5_VL, mesh: Mesh
+) -> Iterator[Program]:
+    """Sampling, the reference where there is a KL penalty, and the update."""
+    params = abstract.policy(model, mesh)
+    copy = abstract.compute_copy(params, model.compute_dtype)
+    training = programs.training(model, stage, mesh, params)
+    tokens = model.config
+    sampler = programs.policy_sampler(
+        model,
+        stage,
+        mesh,
+        stop_token_ids=(tokens.eos_token_id, tokens.bos_token_id),
+        pad_token_id=tokens.pad_token_id,
+    )
+    state = training.state
+    prompts = abstract.prompts(model, config.data.buckets, stage.batch_size, mesh)
+    keys = abstract.keys(stage.batch_size, stage.sampling.num_samples, mesh)
+    batch = abstract.grpo(stage, sampler, (copy, prompts, keys), mesh)
+    reference = _reference(config, name, model, mesh)
+    waiting = 0 if stage.reference_placement == "host" else compiled.bytes_on_chip(reference.kept)
+    yield Program(
+        name="rollout",
+        lower=lambda: sampler.lower(copy, prompts, keys),
+        beside=compiled.bytes_on_chip((state.opt_state, _cast(params, copy))) + waiting,
+    )
+    used = batch.micro_batches
+    if stage.objective.beta:
+        log_probs = programs.reference_log_probs(reference.model, stage, mesh)
+        rows = prompts, batch.completion_ids
+        yield Program(
+            name="reference",
+            lower=lambda: log_probs.lower(tree.join(reference.shared, reference.kept), rows, used),
+            beside=compiled.bytes_on_chip(state) - compiled.bytes_on_chip(reference.shared),
+        )
+    yield Program(
+        name="update",
+        lower=lambda: training.update.lower(state, batch, advance=True, used=used),
+        donated=state,
+        beside=waiting,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """The frozen policy of a KL penalty, as `jaxqa.stages.grpo` keeps it.
+
+    Attributes:
+      model: that computes with it.
+      kept: parameters of its own.
+      shared: those of the current policy that are its too.
+    """
+
+    model: Qwen2_5_VL
+    kept: Params
+    shared: Params
+
+
+def _reference(config: RunConfig, name: str, model: Qwen2_5_VL, mesh: Mesh) -> _Reference:
+    plain = dataclasses.replace(model, lora=adapters.NO_ADAPTERS)
+    if not config.sections[name].objective.beta:
+        return _Reference(model=plain, kept={}, shared={})
+    kind, _ = adapters.reference_of(config, name)
+    if kind == "other" or not model.lora.rank:
+        kept = abstract.compute_copy(abstract.policy(plain, mesh), model.compute_dtype)
+        return _Reference(model=plain, kept=kept, shared={})
+    trained, shared = tree.split(abstract.policy(model, mesh), is_adapter)
+    if kind == "base":
+        return _Reference(model=plain, kept={}, shared=shared)
+    kept = abstract.compute_copy(trained, model.compute_dtype)
+    return _Reference(model=model, kept=kept, shared=shared)
+
+
+def _cast(params: Params, copy: Params) -> list[Any]:
+    """Those of `params` that the compute copy holds a second time, in another dtype."""
+    both = zip(jax.tree.leaves(params), jax.tree.leaves(copy), strict=True)
+    return [leaf for leaf, cast in both if leaf.dtype != cast.dtype]
