@@ -218,7 +218,8 @@ def _unlabelled(source: Found, used: Iterable[ImageSource]) -> Iterable[str]:
     )
     if others:
         names = _some([file.name for file in others])
-        yield f"{len(others)} image files without a label beside the labelled ones: {names}"
+        where = ", ".join(sorted({str(file.parent) for file in others}))
+        yield f"{len(others)} image files without a label, in {where}: {names}"
 
 
 def _twins(rows: Sequence[LabelledImage], digests: Sequence[Sequence[str]]) -> Iterable[str]:

@@ -196,10 +196,10 @@ class _Part:
         """Records for the builder; an image that cannot be read costs itself only."""
         for done, (number, row) in enumerate(self._rows, start=1):
             try:
-                encoded = [_encoded(row, source) for source in self._source.images(row)]
-                sizes = [images.read_size(data, name=row.name) for data in encoded]
+                encoded = [self._encoded(file) for file in self._source.images(row)]
+                sizes = [_whole_size(data, row.name) for data in encoded]
             except UserError as error:
-                left_out.append((row.name, str(error)))
+                left_out.append((row.name, str(error).removeprefix(f"{row.name}: ")))
             else:
                 lines.append(prepared.as_line(row, number, sizes))
                 yield len(lines) - 1, {"name": row.name, "images": encoded}
@@ -209,6 +209,17 @@ class _Part:
                 f"{self._source.folder}: none of {len(self._rows)} images can be read, first "
                 f"{': '.join(left_out[0])}"
             )
+
+    def _encoded(self, file: ImageSource | None) -> bytes:
+        if file is None:
+            homes = ", ".join(str(home) for home in self._source.homes)
+            raise UserError(f"the image file is missing; looked in {homes}")
+        if isinstance(file, bytes):
+            return file
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{file}: cannot read the image file: {error.strerror}") from error
 
 
 def _sweep(folder: Path) -> None:
@@ -229,15 +240,10 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _encoded(row: LabelledImage, source: ImageSource | None) -> bytes:
-    if source is None:
-        raise UserError(f"{row.name}: the image file is missing")
-    if isinstance(source, bytes):
-        return source
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot read the image file: {error.strerror}") from error
+def _whole_size(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width of an image that decodes to its end: headers of cut files look whole."""
+    height, width, _ = images.decode(data, name=name).shape
+    return height, width
 
 
 class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):

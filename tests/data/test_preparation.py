@@ -102,10 +102,15 @@ def test_missing_and_unreadable_images_cost_themselves_only(tmp_path):
     root = _tad(tmp_path / "tad66k")
     (root / "TAD66K" / "train1.png").write_bytes(b"no image")
     (root / "TAD66K" / "train2.png").unlink()
+    cut = write_image(root / "TAD66K" / "test0.png", side=40)
+    cut.write_bytes(cut.read_bytes()[:-900])  # the header is whole
     made = preparation.prepare("tad66k", root, tmp_path / "out")
-    assert made.parts == {"train": 3, "test": 3}
-    assert [name for name, _ in made.left_out] == ["train1.png", "train2.png"]
-    assert "no image found" in made.left_out[0][1] and "missing" in made.left_out[1][1]
+    assert made.parts == {"train": 3, "test": 2}
+    assert [name for name, _ in made.left_out] == ["train1.png", "train2.png", "test0.png"]
+    reasons = [reason for _, reason in made.left_out]
+    assert reasons[0].startswith("no image found")
+    assert reasons[1] == f"the image file is missing; looked in {root / 'TAD66K'}, {root}"
+    assert reasons[2].startswith("cannot decode the image")
     found = registry.read_dataset("tad66k", tmp_path / "out", "train")
     assert [e.image.name for e in found] == ["train0.png", "train3.png", "train4.png"]
     assert [e.image.read_bytes() for e in found] == [
