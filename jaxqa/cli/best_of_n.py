@@ -144,11 +144,18 @@ def _other(text: str) -> tuple[str, str | None, Path]:
 def _makers(flags: argparse.Namespace) -> "Makers":
     from jaxqa.selection.run import Makers
 
+    for role in ("generator", "editor"):
+        if flags.jobs > 1 and (getattr(flags, role) or "").startswith("diffusers="):
+            raise UserError(
+                f"--jobs={flags.jobs}: a pipeline makes one image at a time; leave --jobs out, or "
+                "give --generator=command=..."
+            )
     return Makers(
         generator=_maker(flags, "generator"),
         editor=_maker(flags, "editor"),
         candidates=flags.n,
         seed=flags.image_seed,
+        jobs=flags.jobs,
     )
 
 

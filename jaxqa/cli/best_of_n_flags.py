@@ -77,6 +77,13 @@ def _makers(flags: argparse._ArgumentGroup) -> None:
         "--image_seed", type=int, default=0, help="seed of each prompt's first candidate"
     )
     flags.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="commands, or calls of a function, at a time; changes no image (default 1)",
+    )
+    flags.add_argument(
         "--timeout", type=float, default=600.0, help="seconds that a command may take (default 600)"
     )
     flags.add_argument(

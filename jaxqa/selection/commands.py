@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -57,7 +58,7 @@ class Command:
             self._arguments = [template] if shell else shlex.split(template)
         except ValueError as error:
             raise UserError(f"command {template!r}: {error}; close the quotes") from error
-        self._shell, self._timeout = shell, timeout
+        self._shell, self._timeout, self._running = shell, timeout, _Running()
         self.description = f"{'shell' if shell else 'command'}={template}"
 
     def make(self, request: Request, output: Path) -> None:
@@ -75,15 +76,26 @@ class Command:
             arguments = ["/bin/sh", "-c", script, "jaxqa", *fields.values()]
         else:
             arguments = [_FIELD.sub(lambda found: fields[found[1]], a) for a in self._arguments]
-        _run(arguments, self._timeout)
+        _run(arguments, self._timeout, self._running)
         if not output.exists():
             raise GenerationError(f"the command succeeded, but wrote no {{output}} ({output.name})")
 
+    def cancel(self) -> None:
+        """Kill what runs in other threads, and start nothing more; see `Generator`."""
+        self._running.end()
 
-def _run(arguments: Sequence[str], timeout: float) -> None:
-    """Run a program to its end; what it writes is kept only to say why it failed."""
-    with tempfile.TemporaryFile() as written:
-        try:
+
+class _Running:
+    """Processes that have not ended, in all threads."""
+
+    def __init__(self):
+        self._lock, self._ended = threading.Lock(), False
+        self._processes: set[subprocess.Popen[bytes]] = set()
+
+    def start(self, arguments: Sequence[str], written: BinaryIO) -> subprocess.Popen[bytes]:
+        with self._lock:  # so that none begins unseen while `end` kills the others
+            if self._ended:
+                raise GenerationError("the run was stopped")
             process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -91,6 +103,32 @@ def _run(arguments: Sequence[str], timeout: float) -> None:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # so that what it starts is killed with it
             )
+            self._processes.add(process)
+            return process
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._processes.discard(process)
+        _kill(process)
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
+            for process in self._processes:
+                _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """The process and all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _run(arguments: Sequence[str], timeout: float, running: _Running) -> None:
+    """Run a program to its end; what it writes is kept only to say why it failed."""
+    with tempfile.TemporaryFile() as written:
+        try:
+            process = running.start(arguments, written)
         except (OSError, ValueError) as error:
             raise GenerationError(f"cannot start {arguments[0]}: {error}") from error
         try:
@@ -98,8 +136,7 @@ def _run(arguments: Sequence[str], timeout: float) -> None:
         except subprocess.TimeoutExpired as error:
             raise GenerationError(f"not done after {timeout:g} s") from error
         finally:
-            with contextlib.suppress(ProcessLookupError):  # whatever it left running, too
-                os.killpg(process.pid, signal.SIGKILL)
+            running.kill(process)  # whatever it left running, too
             process.wait()
         if status != 0:
             raise GenerationError(f"exit status {status}{_last_line(written)}")

@@ -45,7 +45,14 @@ class Generator(Protocol):
         ...
 
     def make(self, request: Request, output: Path) -> None:
-        """Write one image to `output`, a PNG; GenerationError where that fails."""
+        """Write one image to `output`, a PNG; GenerationError where that fails.
+
+        Called in several threads at a time only where the run was told so (`Makers.jobs`).
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Give up what other threads make, where that can be done; nothing is asked any more."""
         ...
 
 

@@ -5,6 +5,7 @@ judge's score of one image. Images are named by the key of their prompt and thei
 """
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _IMAGE = ("path", "instruction", "seed", "start", "round", "error")
 
 
 class Journal:
-    """A run's journal. A context manager."""
+    """A run's journal, written by any thread. A context manager."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool):
         """Begin, or go on.
@@ -39,6 +40,7 @@ class Journal:
         earlier = list(read_json_lines(path))
         if earlier:
             _check(path, earlier[0].get("settings"), settings)
+        self._lock = threading.Lock()
         self._images: dict[tuple[str, int], dict[str, Any]] = {}
         self._scores: dict[tuple[str, int], dict[str, Any]] = {}
         for line in earlier[1:]:
@@ -68,8 +70,9 @@ class Journal:
         self._write({"key": key, "number": number, "judge": judge, "score": dict(score)})
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.append([line])
-        self._remember(line)
+        with self._lock:
+            self._file.append([line])
+            self._remember(line)
 
     def _remember(self, line: Mapping[str, Any]) -> None:
         place = line["key"], line["number"]

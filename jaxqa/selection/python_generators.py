@@ -56,6 +56,9 @@ class Function:
         with _failures():
             _save(self._function(**given), output)
 
+    def cancel(self) -> None:
+        """Nothing: Python code cannot be stopped from outside; see `Generator`."""
+
 
 class Pipeline:
     """A pipeline of diffusers, or any object that is called the same way."""
@@ -95,6 +98,9 @@ class Pipeline:
                 **given,
             )
             _save(found.images[0], output)
+
+    def cancel(self) -> None:
+        """Nothing: Python code cannot be stopped from outside; see `Generator`."""
 
 
 def load_function(text: str, *, edits: bool = False) -> Function:

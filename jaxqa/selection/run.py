@@ -4,14 +4,17 @@ All prompts go through a round together: first every image of the round is made,
 is scored, so that generator and scorer each run without interruption.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 from jaxqa.errors import UserError
 from jaxqa.selection.candidates import Candidate, Selection, plain_score
-from jaxqa.selection.generators import GenerationError, Generator, Request, produce
+from jaxqa.selection.generators import GenerationError, Request, produce
+from jaxqa.selection.generators import Generator as ImageGenerator
 from jaxqa.selection.journal import Journal
 from jaxqa.selection.panel import Panel
 from jaxqa.selection.prompt_sets import PromptSet
@@ -31,16 +34,20 @@ class Makers:
         rounds to the generator.
       candidates: of each prompt, in the first round.
       seed: candidate `number` is made with `seed + number`, whatever its prompt.
+      jobs: images that are made at a time, each in a thread of its own; it changes none. More than
+        one is for commands, and for functions that may be called so.
     """
 
-    generator: Generator | None = None
-    editor: Generator | None = None
+    generator: ImageGenerator | None = None
+    editor: ImageGenerator | None = None
     candidates: int = 4
     seed: int = 0
+    jobs: int = 1
 
     def __post_init__(self):
-        if self.candidates < 1:
-            raise UserError(f"candidates is {self.candidates}; expected at least 1")
+        for name in ("candidates", "jobs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; expected at least 1")
 
     def settings(self) -> dict[str, Any]:
         """What the images depend on."""
@@ -183,15 +190,45 @@ class _Run:
         return going
 
     def _make(self, wanted: Sequence[tuple[Selection, list[Candidate]]]) -> None:
-        total, done = sum(len(plan) for _, plan in wanted), 0
+        tasks = []
         for selection, plan in wanted:
             best = selection.best(self.panel.weights)
             start = Path(best.path).absolute() if best is not None and best.path else None
-            for candidate in plan:
-                made = self._made(selection.prompts.key, candidate, start)
-                selection.candidates.append(made)
-                done += 1
-                self.watch("make", done, total)
+            tasks += [(selection, candidate, start) for candidate in plan]
+        made: dict[int, Candidate] = {}
+        with contextlib.closing(self._making(tasks)) as making:
+            for place, candidate in making:
+                made[place] = candidate
+                self.watch("make", len(made), len(tasks))
+        for place, (selection, _, _) in enumerate(tasks):
+            selection.candidates.append(made[place])
+
+    def _making(
+        self, tasks: Sequence[tuple[Selection, Candidate, Path | None]]
+    ) -> Generator[tuple[int, Candidate], None, None]:
+        """Number and candidate of each task, as they are ready; once closed, the rest is given up.
+
+        One at a time is made in this thread, which is where some libraries want to be called.
+        """
+        if self.makers.jobs == 1:
+            for place, (selection, wanted, start) in enumerate(tasks):
+                yield place, self._made(selection.prompts.key, wanted, start)
+            return
+        pool = futures.ThreadPoolExecutor(self.makers.jobs, thread_name_prefix="make")
+        try:
+            places = {
+                pool.submit(self._made, selection.prompts.key, wanted, start): place
+                for place, (selection, wanted, start) in enumerate(tasks)
+            }
+            for done in futures.as_completed(places):
+                yield places[done], done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for maker in filter(None, (self.makers.generator, self.makers.editor)):
+                maker.cancel()
+            raise
+        finally:
+            pool.shutdown(wait=True)
 
     def _made(self, key: str, wanted: Candidate, start: Path | None) -> Candidate:
         """A candidate that was made now, or in an earlier run."""

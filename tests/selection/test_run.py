@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import sys
+import threading
+import time
 
 import judge_stand_in
 import pytest
@@ -9,6 +12,7 @@ from judge_stand_in import colour, judge_scorer, lighten, paint, write_picture
 
 from jaxqa.errors import UserError
 from jaxqa.selection import outputs
+from jaxqa.selection.commands import Command
 from jaxqa.selection.panel import Judge, Panel, panel
 from jaxqa.selection.prompt_sets import PromptSet, read
 from jaxqa.selection.python_generators import Function
@@ -50,6 +54,60 @@ def counting(function=paint, **fails):
         return function(prompt, seed)
 
     return Function(make, name="counting"), calls
+
+
+def test_several_are_made_at_a_time_and_are_the_same(tmp_path, judges):
+    """Four threads meet in the maker, never five; what is found equals what one by one finds."""
+    meeting, lock, inside, most = threading.Barrier(4), threading.Lock(), 0, 0
+
+    def slow(prompt, seed):
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        meeting.wait(20)
+        with lock:
+            inside -= 1
+        if (prompt, seed) == ("60", 1):
+            raise RuntimeError("out of luck")
+        return paint(prompt, seed)
+
+    one, _ = counting(**{"60": (1,)})
+    several = Makers(generator=Function(slow, name="counting"), candidates=8, jobs=4)
+    runs = {}
+    for name, makers in (("one", Makers(generator=one, candidates=8)), ("four", several)):
+        steps = []
+        found = best_of_n(
+            prompts("40", "60"), judges, tmp_path / name, makers=makers,
+            watch=lambda what, done, total, steps=steps: steps.append((what, done, total)),
+        )  # fmt: skip
+        assert [step for step in steps if step[0] == "make"] == [
+            ("make", n, 16) for n in range(1, 17)
+        ]
+        runs[name] = [[(c.number, c.seed, c.scores, c.error) for c in s.candidates] for s in found]
+    assert most == 4 and runs["one"] == runs["four"]
+    # How many at a time changes no image, so it may change from one run to the next.
+    again = Makers(generator=Function(slow, name="counting"), candidates=8, jobs=1)
+    assert again.settings() == several.settings()
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), Stop()])
+def test_what_other_threads_make_is_given_up(tmp_path, judges, error):
+    """A bug, or a request to stop, ends the programs that run; they are made by a later run."""
+    program = "import sys, time; time.sleep(60 if sys.argv[3] != '0' else 0); sys.exit(5)"
+    command = Command(f'{sys.executable} -c "{program}" {{prompt}} {{output}} {{seed}}')
+
+    def watch(what, done, total):
+        raise error
+
+    begun = time.monotonic()
+    makers = Makers(generator=command, candidates=6, jobs=3)
+    with pytest.raises(type(error)):
+        best_of_n(prompts("40"), judges, tmp_path / "run", makers=makers, watch=watch)
+    assert time.monotonic() - begun < 20
+    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()[1:]
+    made = {line["number"]: line["image"]["error"] for line in map(json.loads, lines)}
+    assert set(made) <= {0, 1, 2, 3} and all(made.values())
 
 
 def test_the_best_of_what_is_made(tmp_path, judges):
