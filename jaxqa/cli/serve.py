@@ -1,9 +1,11 @@
 """Answer scoring requests over HTTP, until SIGTERM; what was taken is finished first."""
 
 import argparse
+import dataclasses
 import ipaddress
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,14 +66,17 @@ def serve(argv: Sequence[str] | None) -> int:
     scorer.limits = DecodeLimits(
         max_bytes=limits.max_body_bytes, max_pixels=flags.max_megapixels * _MEGAPIXEL
     )
+    if flags.modes and flags.mode is None and question.mode not in flags.modes:
+        question = dataclasses.replace(question, mode=flags.modes[0])
     service = Service(
         scorer,
         name=flags.name or name_of_directory(flags.model),
         default=question,
         limits=limits,
         batching=batching,
+        modes=flags.modes,
     )
-    service.warm_up(sizes)
+    service.warm_up(sizes, tell=lambda line: print(line, file=sys.stderr, flush=True))
     app = make_app(service, key=key, pickles=flags.flow_grpo, ui=flags.ui)
     config = uvicorn.Config(
         app,
@@ -146,6 +151,14 @@ def _parser() -> argparse.ArgumentParser:
         default=["512x512"],
         metavar="WIDTHxHEIGHT",
         help="sizes of images to compile for before listening (default 512x512)",
+    )
+    flags.add_argument(
+        "--modes",
+        nargs="+",
+        choices=score_flags.MODES,
+        default=[],
+        help="what requests may choose; each is compiled for each task before listening, others "
+        "are refused (default: all that the model has)",
     )
     limits = flags.add_argument_group("limits")
     limits.add_argument("--max_body_mb", type=int, default=64, help="of a request (default 64)")

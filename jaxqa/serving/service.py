@@ -5,7 +5,8 @@ import base64
 import binascii
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ import numpy as np
 from jaxqa.errors import UserError
 from jaxqa.scoring import image_inputs
 from jaxqa.scoring.api import ImageScorer
+from jaxqa.scoring.blocks import Asker
 from jaxqa.scoring.decoding import Decoding
 from jaxqa.scoring.image_inputs import Load
 from jaxqa.scoring.question import Mode, Question
@@ -87,6 +89,7 @@ class Service:
         limits: ServerLimits = ServerLimits(),
         batching: BatcherConfig | None = None,
         default: Question | None = None,
+        modes: Sequence[str] = (),
     ):
         """Take a scorer.
 
@@ -97,10 +100,19 @@ class Service:
           batching: how requests are put together.
           default: what is asked unless a request says otherwise. Requests choose task and mode;
             samples, temperature and seed stay, since each of them is a program of its own.
+          modes: that requests may choose; all of the model if none are given.
+
+        Raises:
+          UserError: the default mode is none of `modes`.
         """
         self.scorer, self.name, self.limits = scorer, name, limits
+        self._default, self._modes = default or scorer.question(), tuple(modes)
+        if self._modes and self._default.mode not in self._modes:
+            raise UserError(
+                f"mode {self._default.mode!r} is the default and none of the modes that are "
+                f"served, {', '.join(self._modes)}; give it, or another default"
+            )
         self.batcher = Batcher(batching or BatcherConfig())
-        self._default = default or scorer.question()
 
     def question(self, task: str | None = None, mode: str | None = None) -> Question:
         """What is asked.
@@ -110,8 +122,12 @@ class Service:
         """
         default = self._default
         task = task or default.task
-        mode = mode or (default.mode if task == default.task else None)
+        mode = mode or (default.mode if task == default.task else self._own_mode(task))
         question = self.scorer.question(task, mode, seed=default.seed)
+        if self._modes and question.mode not in self._modes:
+            raise UserError(
+                f"mode {question.mode!r} is not served; expected {' or '.join(self._modes)}"
+            )
         if question.mode == default.mode:
             question = dataclasses.replace(
                 question, samples=default.samples, temperature=default.temperature
@@ -132,20 +148,56 @@ class Service:
         """Whether the model can be shown two images and a third that both were made from."""
         return self.scorer.model.chooser(Decoding()) is not None
 
-    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Compile what images of these sizes (height, width) need.
+    def _own_mode(self, task: str) -> str:
+        """The model's own mode for a task, or the first that is served."""
+        own = self.scorer.model.default_mode(task)
+        return own if not self._modes or own in self._modes else self._modes[0]
+
+    def warm_up(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Compile what images of these sizes (height, width) need, in every task and mode.
+
+        Args:
+          sizes: of the images.
+          tell: called with a line about each program that is ready.
 
         Raises:
-          UserError: the model cannot score such an image.
+          UserError: the model cannot be asked about such an image.
         """
-        asker = self.scorer.asker(self.question())
-        for size in sizes:
-            picture = np.full((*size, 3), 127, np.uint8)
-            query = _Pictures([lambda picture=picture: picture], "a picture")
-            (future,) = self.batcher.submit(asker, [query])
-            score = future.result()
-            if score.error is not None and not score.text:
-                raise UserError(f"warm-up with {size[1]} x {size[0]} pixels: {score.error}")
+        for what, asker, pictures in self._askers():
+            for height, width in sizes:
+                begun = time.monotonic()
+                grey = np.full((height, width, 3), 127, np.uint8)
+                query = _Pictures([lambda grey=grey: grey] * pictures, "a picture")
+                try:
+                    asker.prepare(query.load(), query.prompt)
+                except UserError as error:
+                    raise UserError(f"warm-up with {width} x {height} pixels: {error}") from error
+                (future,) = self.batcher.submit(asker, [query])
+                future.result()
+                seconds = time.monotonic() - begun
+                tell(f"compiled {what} for {width} x {height} pixels in {seconds:.1f} s")
+
+    def _askers(self) -> Iterator[tuple[str, Asker[Any], int]]:
+        """Whoever a request may ask: name, asker, and how many pictures it is shown."""
+        for task in self.scorer.tasks:
+            for mode in self.modes(task):
+                yield f"{task}, {mode}", self.scorer.asker(self.question(task, mode)), 1
+        if not self.compares_with_reference:
+            return
+        known: set[int] = set()  # tasks share who compares, and so do modes that draw nothing
+        nothing: dict[str, Load] = {}
+        for name in ("image A", "image B", "reference"):
+            nothing[name] = lambda: np.zeros((1, 1, 3), np.uint8)
+        for task in self.scorer.tasks:
+            for mode in self.modes(task):
+                asker = self.scorer.comparison(self.question(task, mode), nothing).asker
+                if id(asker) not in known:
+                    known.add(id(asker))
+                    yield f"comparison, {'mean' if mode == 'mean' else 'one answer'}", asker, 3
 
     async def score(
         self, question: Question, images: Sequence[Any], prompts: Sequence[str | None]

@@ -104,6 +104,9 @@ def test_the_door_opens_when_all_is_compiled_and_closes_when_all_is_answered(
                 break
             except OSError:
                 assert time.monotonic() < deadline
+        for mode in ("think", "fast", "expected", "mean"):  # all are compiled
+            body = {"images": [b64(images[0])], "mode": mode}
+            assert ask(f"{url}/v1/score", body)[1]["errors"] == [None], mode
         body = {"images": [b64(image) for image in images]}
         with ThreadPoolExecutor(6) as clients:
             answers = [clients.submit(ask, f"{url}/v1/score", body) for _ in range(6)]

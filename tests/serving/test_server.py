@@ -22,10 +22,15 @@ import openai
 import pytest
 from local_server import ask, b64, expected, png, running
 from PIL import Image
-from stand_in import StandInAsker, grey
+from stand_in import StandInAsker, StandInModel, grey
+from writing_stand_in import WritingModel
 
 from jaxqa.cli import serve
+from jaxqa.errors import UserError
+from jaxqa.scoring.api import ImageScorer
+from jaxqa.scoring.question import Question
 from jaxqa.serving.openapi import description, page
+from jaxqa.serving.service import Service
 
 LAUNCHER = Path(__file__).parents[2] / "launchers" / "serve.py"
 KEY = "a key"
@@ -370,6 +375,35 @@ def test_bad_flags(capsys, arguments, message):
     assert message in error and error.count("\n") == 1
 
 
+def test_modes_that_are_served():
+    """Those alone can be chosen, and each is asked once for every task and size before ready."""
+    lines = []
+    service = Service(
+        ImageScorer(WritingModel()), name="tiny", modes=("fast", "expected"),
+        default=Question(mode="expected"),
+    )  # fmt: skip
+    try:
+        assert {task: service.modes(task) for task in service.scorer.tasks} == {
+            "quality": ["fast", "expected"],
+            "aesthetics": ["expected"],
+            "alignment": ["fast", "expected"],
+        }
+        assert service.question("alignment").mode == "fast"  # its own, think, is not served
+        with pytest.raises(UserError, match="mode 'mean' is not served; expected fast or expected"):
+            service.question("quality", "mean")
+        service.warm_up([(8, 8), (9, 8)], tell=lines.append)
+        ready = [line.split(" for ")[0].removeprefix("compiled ") for line in lines[::2]]
+        assert ready == [
+            *("quality, fast", "quality, expected", "aesthetics, expected"),
+            *("alignment, fast", "alignment, expected", "comparison, one answer"),
+        ]
+        assert "8 x 9 pixels" in lines[1] and len(lines) == 12
+    finally:
+        service.batcher.close()
+    with pytest.raises(UserError, match="'think' is the default and none of the modes"):
+        Service(ImageScorer(StandInModel()), name="tiny", modes=("mean",))
+
+
 def test_loopback():
     assert all(map(serve.is_loopback, ("127.0.0.1", "::1", "localhost", "127.8.8.8")))
     assert not any(map(serve.is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org")))
@@ -393,6 +427,7 @@ def test_sigterm_finishes_what_was_taken(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, str(program), "--model=m", f"--port={port}", "--warm_up", "8x8"]
+    command += ["--modes", "mean"]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
@@ -406,7 +441,9 @@ def test_sigterm_finishes_what_was_taken(tmp_path):
             time.sleep(0.4)
             process.send_signal(signal.SIGTERM)
             assert answer.result()[1]["scores"] == [1.0] * 3
+            assert answer.result()[1]["mode"] == "mean"  # not the model's own, which is not served
         _, errors = process.communicate(timeout=30)
+        assert errors.decode().count("compiled ") == 2  # once for each task
     assert process.returncode in (0, -signal.SIGTERM), errors
 
 
