@@ -21,7 +21,7 @@ from jaxqa.models.qwen2_5_vl.inputs import PromptRow, Prompts, stack_rows
 from jaxqa.rewards.labels import ABSENT, CHOICES, DISTORTION_CLASSES, SEVERITIES, TASKS
 from jaxqa.typing import Bool, Int
 
-OnBadImage = Literal["raise", "mask"]
+OnBadImage = Literal["raise", "mask", "mask_late"]
 
 _BLACK = np.zeros((28, 28, 3), np.uint8)
 
@@ -190,7 +190,8 @@ class BatchBuilder:
             buckets: the static shapes.
             supervised: build `SftBatch`es, with the examples' own answers.
             on_bad_image: "raise" a UserError that names the file, or "mask" the row: it becomes a
-                small black image that is not valid, with the reason in `errors`.
+                small black image that is not valid, with the reason in `errors`. "mask_late"
+                masks what only decoding finds, and raises for what `measure` finds.
             cache_bytes: pixels of prepared rows to keep in memory.
         """
         self.examples = [example for source in sources for example in source.examples]
@@ -212,7 +213,7 @@ class BatchBuilder:
 
         Raises:
             UserError: a prompt or target fits no bucket, an example has no valid target, or an
-                image cannot be read and `on_bad_image` is "raise", or no image at all can be.
+                image cannot be read and `on_bad_image` is not "mask", or no image at all can be.
         """
         shapes = [self._shape(number) for number in range(len(self.examples))]
         if shapes and all(error for _, error in shapes):
@@ -278,7 +279,7 @@ class BatchBuilder:
         try:
             size = encoding.measure_prompt(example, template, self.encoder)
         except UserError as reason:
-            if self.on_bad_image == "raise":
+            if self.on_bad_image != "mask":
                 raise
             error = str(reason)
             black = [_BLACK.shape[:2]] * (1 + len(example.extra_images))

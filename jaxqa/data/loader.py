@@ -46,7 +46,8 @@ class LoaderConfig:
     Attributes:
         batch_size: rows of a batch over all processes.
         num_workers: worker processes of this process; 0 builds batches in a thread.
-        on_bad_image: "raise" a UserError, or "mask" the row and go on.
+        on_bad_image: "raise" a UserError, "mask" the row and go on, or "mask_late": raise for what
+            the headers show before the start, mask what only decoding finds.
         cache_mb: megabytes of prepared rows that each process or worker keeps in memory, so that
             small data sets are decoded once.
         mixing: how training batches take several sources: "rows" puts rows of all of them into
@@ -73,6 +74,8 @@ class Loader(Iterator[PromptBatch]):
 
     Attributes:
         waited: seconds for which `take` has kept an idle device waiting.
+        unreadable: why the image of an example could not be read, by example id, of those that
+            this process has met.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Loader(Iterator[PromptBatch]):
         *,
         num_workers: int,
         fingerprint: str,
+        most_unreadable: int,
     ):
         """Use `train_loader` or `evaluation_loader`."""
         self._schedule = schedule
@@ -90,6 +94,8 @@ class Loader(Iterator[PromptBatch]):
         self._fingerprint = fingerprint
         self._next = 0
         self.waited = 0.0
+        self.unreadable: dict[int, str] = {}
+        self._most_unreadable = most_unreadable
         self._running = _Running()
         weakref.finalize(self, self._running.close)
 
@@ -101,18 +107,30 @@ class Loader(Iterator[PromptBatch]):
         """The next batch; StopIteration at the end of an evaluation's pass.
 
         Raises:
-            UserError: an image cannot be read and `on_bad_image` is "raise".
+            UserError: an image cannot be read and `on_bad_image` is "raise"; or, in training, more
+                than half of all images cannot.
         """
         if self._next >= len(self):
             self.close()
             raise StopIteration
         try:
             batch = self._running.next(self._start)
+            self._remember_errors(batch)
         except UserError:
             self.close()
             raise
         self._next += 1
         return batch
+
+    def _remember_errors(self, batch: PromptBatch) -> None:
+        for example_id, error in zip(batch.example_ids.tolist(), batch.errors, strict=True):
+            if error is not None:
+                self.unreadable[example_id] = error
+        if len(self.unreadable) > self._most_unreadable:
+            raise UserError(
+                f"{len(self.unreadable)} images cannot be read, more than half of all; the last: "
+                f"{next(reversed(self.unreadable.values()))}"
+            )
 
     def take(self, work: Any) -> PromptBatch:
         """The next batch; remembers in `waited` how long the device was kept waiting for it.
@@ -194,7 +212,8 @@ def train_loader(
     measured = builder.measure()
     schedule = _training_schedule(sources, measured[0], config=config, seed=seed)
     order = (seed, config.mixing, [(source.name, source.weight) for source in sources])
-    return _loader(builder, schedule, measured, config=config, share=share, order=order)
+    half = len(builder.examples) // 2
+    return _loader(builder, schedule, measured, half, config=config, share=share, order=order)
 
 
 def evaluation_loader(
@@ -216,7 +235,8 @@ def evaluation_loader(
     builder = _builder(sources, encoder, buckets, config, supervised=supervised)
     measured = builder.measure()
     schedule = EvaluationSchedule(measured[0], batch_size=config.batch_size)
-    return _loader(builder, schedule, measured, config=config, share=share, order=None)
+    all_of_them = len(builder.examples)
+    return _loader(builder, schedule, measured, all_of_them, config=config, share=share, order=None)
 
 
 def _builder(
@@ -257,6 +277,7 @@ def _loader(
     builder: BatchBuilder,
     schedule: Schedule,
     measured: tuple[np.ndarray, np.ndarray],
+    most_unreadable: int,
     *,
     config: LoaderConfig,
     share: RowShare,
@@ -272,7 +293,13 @@ def _loader(
     digest = hashlib.blake2b(repr((config.batch_size, order)).encode(), digest_size=8)
     for part in (example_ids, *measured):
         digest.update(part.tobytes())
-    return Loader(schedule, build, num_workers=config.num_workers, fingerprint=digest.hexdigest())
+    return Loader(
+        schedule,
+        build,
+        num_workers=config.num_workers,
+        fingerprint=digest.hexdigest(),
+        most_unreadable=most_unreadable,
+    )
 
 
 def _build(

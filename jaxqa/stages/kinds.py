@@ -57,6 +57,7 @@ def make_loader(setup: Setup, name: str, stage: StageConfig) -> Loader:
             config=LoaderConfig(
                 batch_size=stage.batch_size,
                 num_workers=data.workers,
+                on_bad_image="mask_late",
                 cache_mb=data.cache_mb,
                 mixing=data.mixing,
             ),
@@ -175,8 +176,11 @@ def _prepare_sft(
 
 @functools.partial(jax.jit, static_argnames="divisor")
 def _count(mask: Array, divisor: int = 1) -> Array:
-    """Float32 number of True values in the whole batch, on all processes, over `divisor`."""
-    return (mask.sum(dtype=jnp.int32) // divisor).astype(jnp.float32)
+    """Float32 number of True values in the whole batch, on all processes, over `divisor`.
+
+    At least 1, because it divides a sum: over no token of a batch without a readable image.
+    """
+    return jnp.maximum(mask.sum(dtype=jnp.int32) // divisor, 1).astype(jnp.float32)
 
 
 def _longest_completion(setup: Setup, stage: StageConfig) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxqa.data.loader import Loader
 from jaxqa.train.loop import BatchSource, Update
+from jaxqa.train.rounds import UNREADABLE
 from jaxqa.train.state import TrainState
 from jaxqa.typing import Params
 
@@ -35,6 +36,11 @@ class LoaderSource:
         self.close = loader.close
 
     def next(self, params: Params, step: int) -> tuple[Any, dict[str, float]]:
-        """The next batch; the step does not matter, nor what the policy is."""
+        """The next batch; the step does not matter, nor what the policy is.
+
+        Its metrics are empty, or say how many images of this process could not be read.
+        """
         del step
-        return self._batch_of(self._loader.take(params)), {}
+        host = self._loader.take(params)
+        unreadable = sum(error is not None for error in host.errors)
+        return self._batch_of(host), {UNREADABLE: float(unreadable)} if unreadable else {}

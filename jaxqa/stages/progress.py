@@ -20,6 +20,7 @@ WAITING = "waiting"
 """Name of the share of the time in which the device waits for data; not logged: it is not the
 run's but the machine's."""
 WORTH_SAYING = 0.1
+SAID_UNREADABLE = 5
 
 Advance = Callable[[int, Mapping[str, float]], None]
 
@@ -67,6 +68,19 @@ def advise(console: Console, name: str, waited: float, seconds: float) -> None:
             f"{name}: {waited / seconds:.0%} of the time ({waited:.0f} s) the device waited for "
             "data; more config.data.workers, or cache_mb for a small data set, may help",
             highlight=False,
+        )
+
+
+def tell_unreadable(console: Console, name: str, reasons: Mapping[int, str]) -> None:
+    """Say how many images a stage could not read and went on without, and why, for a few."""
+    if reasons:
+        few = list(reasons.values())[:SAID_UNREADABLE]
+        console.print(
+            f"{name}: images that could not be read and were left out: {len(reasons)}",
+            *few,
+            sep="\n  ",
+            highlight=False,
+            markup=False,
         )
 
 

@@ -253,6 +253,7 @@ def _train_stage(
         steps=stage.steps,
         save_every=stage.save_every,
         stop=stop,
+        loader=loader,
     )
     return kinds.policy_params(stage, state.params), seconds
 

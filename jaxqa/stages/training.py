@@ -1,8 +1,10 @@
 """Training of one prepared stage: log, progress, checkpoints, the loop."""
 
+import time
 from collections.abc import Callable
 
 from jaxqa import processes
+from jaxqa.data.loader import Loader
 from jaxqa.models.qwen2_5_vl.adapters import is_adapter
 from jaxqa.stages import progress
 from jaxqa.stages.adapters import lora_of
@@ -24,6 +26,7 @@ def train_stage(
     steps: int,
     save_every: int,
     stop: StopRequest,
+    loader: Loader | None = None,
 ) -> tuple[TrainState, float]:
     """The state after stage `name` and the seconds its training took; instant if it is finished.
 
@@ -34,6 +37,7 @@ def train_stage(
       steps: training steps in all.
       save_every: steps between checkpoints.
       stop: looked at between steps.
+      loader: where its images come from; what it waited for and could not read is said.
 
     Raises:
       loop.TrainingDiverged: a loss was not finite.
@@ -50,20 +54,25 @@ def train_stage(
             name=name, steps=steps, save_every=save_every, seed=setup.config.seed
         )
         try:
+            begun = time.monotonic()
             with progress.show_progress(setup.console, name, steps, restored) as advance:
-                return loop.train(
+                trained = loop.train(
                     config,
                     prepared.state,
                     prepared.update,
                     prepared.source,
                     checkpoints=checkpoints,
-                    diary=_Diary(name, log, advance),
+                    diary=_Diary(name, log, advance, loader),
                     stop=stop,
                     profiler=_profiler(setup, name),
                 )
         finally:
             prepared.source.close()
             checkpoints.close()
+        if loader is not None:
+            progress.advise(setup.console, name, loader.waited, time.monotonic() - begun)
+            progress.tell_unreadable(setup.console, name, loader.unreadable)
+        return trained
 
 
 def _profiler(setup: Setup, name: str) -> Profiler | None:
@@ -76,10 +85,17 @@ def _profiler(setup: Setup, name: str) -> Profiler | None:
 class _Diary:
     """Metrics to the log and to the screen."""
 
-    def __init__(self, stage: str, log: MetricLog | NoMetricLog, advance: progress.Advance):
+    def __init__(
+        self,
+        stage: str,
+        log: MetricLog | NoMetricLog,
+        advance: progress.Advance,
+        loader: Loader | None,
+    ):
         self._stage, self._log, self._advance = stage, log, advance
+        self._waits = progress.DataWaits(lambda: 0.0 if loader is None else loader.waited)
         self.sync = log.sync
 
     def record(self, step: int, metrics: loop.Metrics) -> None:
         self._log.append(self._stage, step, metrics)
-        self._advance(step, metrics)
+        self._advance(step, {**metrics, **self._waits.share()})

@@ -15,6 +15,9 @@ from jaxqa.rewards.answers import Answers
 from jaxqa.rewards.labels import TASKS
 from jaxqa.typing import Int
 
+UNREADABLE = "images_unreadable"
+"""Metric of the steps that met such images: how many rows have none and are not trained on."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
@@ -130,7 +133,9 @@ def reward_metrics(rounds: Sequence[Round]) -> dict[str, float]:
         f"group_variance_{TASKS[task]}": _mean(variances[tasks == task])
         for task in np.unique(tasks)
     }
+    unreadable = sum(int((~r.facts.valid).sum()) for r in rounds)
     return {
+        **({UNREADABLE: float(unreadable)} if unreadable else {}),
         **parts,
         **counts,
         **by_task,
