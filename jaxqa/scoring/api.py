@@ -319,5 +319,5 @@ def _with_prompts(
         yield from zip(pictures, prompts, strict=True)
     except ValueError as error:
         raise UserError(
-            f"prompts: {error}; expected one prompt for all images, or one for each"
+            "prompts: not as many as images; expected one prompt for all images, or one for each"
         ) from error

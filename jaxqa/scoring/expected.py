@@ -57,6 +57,13 @@ class ScoreDistribution:
         """Standard deviation."""
         return float(np.sqrt(np.square(self.values - self.mean) @ self.probabilities))
 
+    def __repr__(self) -> str:
+        """One line: hundreds of numbers help nobody at a prompt."""
+        return (
+            f"ScoreDistribution(mean={self.mean:.4g}, spread={self.spread:.4g}, "
+            f"{len(self.values)} values, mass={self.mass:.4g})"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """What another process makes the same distribution of."""
         arrays = {"values": self.values.tolist(), "probabilities": self.probabilities.tolist()}

@@ -35,7 +35,7 @@ class Score:
     text: str = ""
     distribution: ScoreDistribution | None = None
     samples: tuple[float | None, ...] = ()
-    tokens: AnswerTokens | None = None
+    tokens: AnswerTokens | None = dataclasses.field(default=None, repr=False)
     name: str = ""
 
     def __post_init__(self):

@@ -15,6 +15,7 @@ from jaxqa.data.images import DecodeLimits
 from jaxqa.errors import UserError
 from jaxqa.scoring import blocks
 from jaxqa.scoring.api import ImageScorer
+from jaxqa.scoring.expected import ScoreDistribution
 from jaxqa.scoring.metric import Metric
 from jaxqa.scoring.results import Score, rationale_of
 
@@ -153,7 +154,7 @@ def test_texts_of_alignment(scorer):
     assert len(scorer.score(images, "alignment", "a cat")) == 2
     found = scorer.score(images, "alignment", ["a cat", "unusable"])
     assert found[0].error is None and found[1].error == "the prompt is unusable"
-    with pytest.raises(UserError, match="prompts"):
+    with pytest.raises(UserError, match="prompts: not as many as images"):
         scorer.score(images, "alignment", ["a cat"])
 
 
@@ -183,6 +184,15 @@ def test_a_score_is_never_made_up():
     for number in (0.9, 5.1, float("nan")):
         with pytest.raises(ValueError, match="outside"):
             Score(score=number, error=None, score_range=(1.0, 5.0))
+
+
+def test_a_score_is_short_at_a_prompt():
+    distribution = ScoreDistribution(
+        values=np.linspace(1, 5, 401), probabilities=np.full(401, 1 / 401), mass=0.9
+    )
+    found = Score(score=3.0, error=None, score_range=(1.0, 5.0), distribution=distribution)
+    assert "ScoreDistribution(mean=3, spread=1.158, 401 values, mass=0.9)" in repr(found)
+    assert len(repr(found)) < 250
 
 
 @pytest.mark.parametrize(
