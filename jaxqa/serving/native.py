@@ -82,7 +82,8 @@ async def compare(request: Request, service: Service) -> dict[str, Any]:
 
 def models(service: Service) -> dict[str, Any]:
     """Answer `/v1/models`: the model, one name for each of its tasks, and what it can be asked."""
-    tasks, limits = service.scorer.tasks, service.limits
+    limits = service.limits
+    tasks = [task for task in service.scorer.tasks if service.modes(task)]
     names = [service.name, *(f"{service.name}:{task}" for task in tasks)]
     return {
         "object": "list",
@@ -91,7 +92,10 @@ def models(service: Service) -> dict[str, Any]:
         ],
         "tasks": {task: list(service.scorer.score_range(task)) for task in tasks},
         "modes": {task: service.modes(task) for task in tasks},
-        "default": {"task": service.question().task, "modes": _default_modes(service)},
+        "default": {
+            "task": service.question().task,
+            "modes": {task: service.question(task).mode for task in tasks},
+        },
         "needs_prompt": [task for task in tasks if task in NEED_PROMPT],
         "compares_with_reference": service.compares_with_reference,
         "limits": {
@@ -102,10 +106,6 @@ def models(service: Service) -> dict[str, Any]:
             "pixels": service.scorer.limits.max_pixels,
         },
     }
-
-
-def _default_modes(service: Service) -> dict[str, str]:
-    return {task: service.question(task).mode for task in service.scorer.tasks}
 
 
 async def read_fields(request: Request, known: tuple[str, ...]) -> dict[str, Any]:

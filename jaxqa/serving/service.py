@@ -149,9 +149,9 @@ class Service:
         return self.scorer.model.chooser(Decoding()) is not None
 
     def _own_mode(self, task: str) -> str:
-        """The model's own mode for a task, or the first that is served."""
+        """The model's own mode for a task, or the first of it that is served."""
         own = self.scorer.model.default_mode(task)
-        return own if not self._modes or own in self._modes else self._modes[0]
+        return own if own in self._modes or not self._modes else next(iter(self.modes(task)), own)
 
     def warm_up(
         self,

@@ -29,6 +29,7 @@ from jaxqa.cli import serve
 from jaxqa.errors import UserError
 from jaxqa.scoring.api import ImageScorer
 from jaxqa.scoring.question import Question
+from jaxqa.serving import native
 from jaxqa.serving.openapi import description, page
 from jaxqa.serving.service import Service
 
@@ -389,6 +390,7 @@ def test_modes_that_are_served():
             "alignment": ["fast", "expected"],
         }
         assert service.question("alignment").mode == "fast"  # its own, think, is not served
+        assert service.question("aesthetics").mode == "expected"  # it has no fast
         with pytest.raises(UserError, match="mode 'mean' is not served; expected fast or expected"):
             service.question("quality", "mean")
         service.warm_up([(8, 8), (9, 8)], tell=lines.append)
@@ -400,6 +402,13 @@ def test_modes_that_are_served():
         assert "8 x 9 pixels" in lines[1] and len(lines) == 12
     finally:
         service.batcher.close()
+    service = Service(
+        ImageScorer(WritingModel()), name="tiny", modes=("fast",), default=Question(mode="fast")
+    )
+    found = native.models(service)  # aesthetics cannot be asked so
+    service.batcher.close()
+    assert found["default"]["modes"] == {"quality": "fast", "alignment": "fast"}
+    assert list(found["tasks"]) == ["quality", "alignment"]
     with pytest.raises(UserError, match="'think' is the default and none of the modes"):
         Service(ImageScorer(StandInModel()), name="tiny", modes=("mean",))
 
