@@ -81,12 +81,13 @@ def match_scores(
 
     Images are found by their whole path, else by as many last parts of it as the file writes, else
     by name where names are unique. Scores keep their scale; where the tool's direction is not the
-    labels', they lose their sign, so that agreement is positive.
+    labels', they change their sign, so that agreement is positive; answers, whose scale TATAR's
+    script guesses from their size, are mirrored inside the file's range instead.
 
     Raises:
       UserError: none of the images is in the file.
     """
-    by_end = _by_end(scores)
+    by_end, mirror = _by_end(scores), min(scores.values()) + max(scores.values())
     elements_by_end = _by_end(elements or {})
     sign = 1.0 if higher_is_better == info.higher_is_better else -1.0
     predictions, found = [], 0
@@ -102,7 +103,7 @@ def match_scores(
                 score=None if score is None else sign * score,
                 text="",
                 error=None if score is not None else f"{source} has no score for it",
-                answer=score,
+                answer=None if score is None else score if sign > 0 else mirror - score,
                 elements=_judged(_find(elements_by_end, Path(str(example.image))), example),
             )
         )

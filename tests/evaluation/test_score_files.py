@@ -61,10 +61,11 @@ def test_images_are_found_by_path_or_by_as_much_of_its_end_as_is_unique():
 
 
 def test_a_tool_that_runs_the_other_way_is_turned_round():
-    found = match_scores(
-        {"x.png": 3.0}, [example(1, "x.png")], INFO, source="niqe.csv", higher_is_better=False
-    )
-    assert found[0].score == -3.0 and found[0].answer == 3.0
+    scores = {"x.png": 3.0, "y.png": 7.0, "z.png": 12.0}
+    examples = [example(1, "x.png"), example(2, "y.png"), example(3, "z.png")]
+    found = match_scores(scores, examples, INFO, source="niqe.csv", higher_is_better=False)
+    assert [one.score for one in found] == [-3.0, -7.0, -12.0]
+    assert [one.answer for one in found] == [12.0, 8.0, 3.0]  # what TATAR's protocol reads
 
 
 @pytest.mark.parametrize(
