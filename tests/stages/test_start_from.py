@@ -54,6 +54,7 @@ def equal(one, other):
     return all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_stage_starts_where_it_is_told(exports):
     found = {start: weights(place) for start, place in exports.items()}
     assert equal(found["previous"], found["sft"])
@@ -65,6 +66,7 @@ def test_a_stage_starts_where_it_is_told(exports):
     np.testing.assert_array_equal(found["warmup"][key], found["initial"][key])
 
 
+@pytest.mark.slow
 def test_a_lost_export_is_made_again_from_the_checkpoint(root, exports, tmp_path):
     place = tmp_path / "run"
     shutil.copytree(exports["warmup"], place)

@@ -36,6 +36,7 @@ def trained(root, place, **changes):
     return console.file.getvalue(), [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_an_image_that_was_cut_short(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "WORTH_SAYING", -1.0)
     monkeypatch.setattr(
