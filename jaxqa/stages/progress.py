@@ -72,11 +72,11 @@ def advise(console: Console, name: str, waited: float, seconds: float) -> None:
 
 
 def tell_unreadable(console: Console, name: str, reasons: Mapping[int, str]) -> None:
-    """Say how many images a stage could not read and went on without, and why, for a few."""
+    """Say how many images a stage could not read but went on, and why, for a few."""
     if reasons:
         few = list(reasons.values())[:SAID_UNREADABLE]
         console.print(
-            f"{name}: images that could not be read and were left out: {len(reasons)}",
+            f"{name}: images that could not be read: {len(reasons)}",
             *few,
             sep="\n  ",
             highlight=False,

@@ -38,7 +38,7 @@ def trained(root, place, **changes):
 
 @pytest.mark.slow
 def test_a_run_goes_on_without_an_image_that_was_cut_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "WORTH_SAYING", -1.0)
+    monkeypatch.setattr(progress.DataWaits, "share", lambda self: {progress.WAITING: 0.43})
     monkeypatch.setattr(
         progress, "advise", lambda console, name, waited, seconds: said.append(name)
     )
@@ -48,9 +48,9 @@ def test_a_run_goes_on_without_an_image_that_was_cut_short(tmp_path, monkeypatch
     cut(path)
     text, lines = trained(root, tmp_path / "run")
     assert said == ["warmup", "sft", "grpo"]
-    assert "waits for data" in text
+    assert "waits for data  43%" in text
     for name in ("sft", "grpo"):
-        assert f"{name}: images that could not be read and were left out: 1" in text
+        assert f"{name}: images that could not be read: 1" in text
         met = [line for line in lines if line["stage"] == name and "images_unreadable" in line]
         assert met and all(line["images_unreadable"] == 1 for line in met)
         assert all(np.isfinite(line["loss"]) for line in lines if line["stage"] == name)
