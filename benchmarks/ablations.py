@@ -123,7 +123,7 @@ def main() -> int:
 def run(workdir: Path, name: str, arm: str, seed: int) -> None:
     """One run, resumed if it was cut; its row is appended at the end."""
     study = STUDIES[name]
-    place = workdir / f"{name}-{arm.replace(' ', '')}-seed{seed}"
+    place = workdir / f"{run_name(study.arms[arm])}-seed{seed}"
     given = [*study.arms[arm], f"--config.seed={seed}"]
     command = ["launchers/train.py", f"--workdir={place}", *given]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
@@ -140,6 +140,13 @@ def run(workdir: Path, name: str, arm: str, seed: int) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def run_name(arguments: tuple[str, ...]) -> str:
+    """The first arm with these arguments: what two studies ask for is run once."""
+    arms = ((name, arm) for name, study in STUDIES.items() for arm in study.arms)
+    name, arm = next(found for found in arms if STUDIES[found[0]].arms[found[1]] == arguments)
+    return f"{name}-{arm.replace(' ', '')}"
 
 
 def outcome(place: Path, study: Study) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 The moment is just before the COUNT-th audit event EVENT (`os.rename`, `os.mkdir`, `open`, ...; `*`
 for all of FILE_EVENTS) one of whose paths matches the regular expression PATTERN. SIGKILL goes to
 this process alone, as from `kill -9`; others go to its whole group, as from a scheduler. COUNT 0
-never comes. The last line of a run that ends says how many such events there were.
+never comes; such a run ends with the line "... operations", how many events there were.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def main() -> int:
 
     status = train.main(sys.argv[5:])
     if count == "0":
-        print(next(counter) - 1)
+        print(f"{next(counter) - 1} operations")
     return status
 
 

@@ -33,6 +33,7 @@ def parse(arguments):
 
 ABLATIONS = load_script("ablations")
 ARMS = [(name, arm) for name, study in ABLATIONS.STUDIES.items() for arm in study.arms]
+COMMANDS = {ABLATIONS.STUDIES[name].arms[arm] for name, arm in ARMS}
 
 
 @pytest.mark.parametrize(("name", "arm"), ARMS)
@@ -42,6 +43,14 @@ def test_an_arm_parses_and_runs_what_is_measured(name, arm):
     assert study.stage in config.stages and config.sections[study.stage].evaluate
     others = [parse(study.arms[other]) for other in study.arms if other != arm]
     assert all(config != other for other in others)  # the arms differ
+
+
+def test_arms_share_a_run_only_if_it_is_the_same_command():
+    names = {command: ABLATIONS.run_name(command) for command in COMMANDS}
+    assert len(set(names.values())) == len(names) == len(ARMS) - 1  # gaussian is filter + gate
+    assert ABLATIONS.run_name(ABLATIONS.STUDIES["gate"].arms["filter + gate"]) == (
+        "reward_shape-gaussian"
+    )
 
 
 def test_the_rows_of_rali_parse_and_name_stages_that_are_tested(tmp_path, monkeypatch):
