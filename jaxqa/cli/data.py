@@ -74,7 +74,8 @@ def _check(flags: argparse.Namespace) -> int:
         print(line)
     for line in report.problems:
         print(f"problem: {line}")
-    print(f"{len(report.problems)} problems" if report.problems else "no problems found")
+    count = len(report.problems)
+    print(f"{count} problem{'s' if count > 1 else ''}" if count else "no problems found")
     return PROBLEMS_STATUS if report.problems else 0
 
 

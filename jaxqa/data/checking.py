@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jaxqa.data import discovery, images, name_lists, registry
+from jaxqa.data import discovery, images, nearby, registry, split_report
 from jaxqa.data.discovery import Found
-from jaxqa.data.records import OWN, DatasetInfo, ImageSource, LabelledImage
+from jaxqa.data.readers import plain
+from jaxqa.data.records import UNSCORED, DatasetInfo, ImageSource, LabelledImage
 from jaxqa.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -63,6 +64,8 @@ def check(
     info = registry.dataset_info(name)
     source = discovery.find_dataset(info, name, root)
     rows = source.labels.rows
+    if not rows:
+        return Report(facts=tuple(_facts(info, source)), problems=(_no_rows(source),))
     facts, problems = list(_facts(info, source)), list(_label_problems(info, source))
     files = [source.images(row) for row in rows]
     present = {_key(file): file for found in files for file in found if file is not None}
@@ -74,28 +77,15 @@ def check(
     facts += _unlabelled(source, present.values())
     digests = [tuple(looked[_key(f)].digest for f in found if f is not None) for found in files]
     problems += _twins(rows, digests)
-    more_facts, more_problems = _splits(info, source, digests)
+    more_facts, more_problems = split_report.report(info, source, digests)
     facts += [*more_facts, *(f"known trap: {note}" for note in info.notes)]
     return Report(facts=tuple(facts), problems=tuple([*problems, *more_problems]))
 
 
 def _facts(info: DatasetInfo, source: Found) -> Iterable[str]:
-    low, high = info.label_range
     layout = "prepared" if source.layout is None else f"layout {source.layout.name}"
     yield f"{info.name}: {len(source.labels.rows)} labelled images in {source.folder} ({layout})"
-    direction = "higher" if info.higher_is_better else "lower"
-    scores = [row.score for row in source.labels.rows if row.score is not None]
-    if scores:
-        yield (
-            f"label: {info.label_name} ({info.task}), range {low:g} to {high:g}, {direction} is "
-            f"better; found {min(scores):g} to {max(scores):g}, mean {statistics.fmean(scores):g}"
-        )
-    else:
-        yield f"label: {info.label_name} ({info.task}), no score"
-        counts = collections.Counter(
-            ", ".join(row.answer_labels.values()) for row in source.labels.rows
-        )
-        yield f"answers: {'; '.join(f'{word} {count}' for word, count in counts.most_common())}"
+    yield from _label_facts(info, source.labels.rows)
     deviations = sum("label_std" in row.metadata for row in source.labels.rows)
     if deviations:
         yield f"deviation of the raters: {deviations} images ({info.deviation or 'from the files'})"
@@ -104,10 +94,31 @@ def _facts(info: DatasetInfo, source: Found) -> Iterable[str]:
     yield from source.labels.notes
 
 
+def _label_facts(info: DatasetInfo, rows: Sequence[LabelledImage]) -> Iterable[str]:
+    low, high = info.label_range
+    label = f"label: {info.label_name} ({info.task})"
+    scale = f"range {low:g} to {high:g}, {'higher' if info.higher_is_better else 'lower'} is better"
+    scores = [row.score for row in rows if row.score is not None]
+    answers = collections.Counter(", ".join(r.answer_labels.values()) for r in rows)
+    if scores:
+        found = f"found {min(scores):g} to {max(scores):g}, mean {statistics.fmean(scores):g}"
+        yield f"{label}, {scale}; {found}"
+    elif not rows:
+        yield f"{label}, {scale}" if info.task not in UNSCORED else label
+    else:
+        yield f"{label}, no score"
+    if words := "; ".join(f"{word} {count}" for word, count in answers.most_common() if word):
+        yield f"answers: {words}"
+
+
+def _no_rows(source: Found) -> str:
+    files = plain.present(source.folder, source.layout) if source.layout else []
+    names = ", ".join(str(path) for _, path in files) or str(source.folder)
+    return f"{names}: no rows; expected a line for every image"
+
+
 def _label_problems(info: DatasetInfo, source: Found) -> Iterable[str]:
     rows = source.labels.rows
-    if not rows:
-        yield "the label file has no rows"
     whole = source.layout is None or source.layout.name.startswith("official")
     if whole and info.count and len(rows) != info.count:
         yield f"{len(rows)} labelled images, the published data set has {info.count}"
@@ -195,6 +206,9 @@ def _missing(
         f"{len(names)} of {len(rows)} labelled images are missing: {_some(names)}; looked in "
         f"{homes}"
     )
+    if names:
+        first = next(row for row in rows if row.name == names[0])
+        line += nearby.image_hint(first.files[0], source.folder, source.homes)
     return [line] * bool(names), len(names) <= info.tolerated_missing
 
 
@@ -234,68 +248,6 @@ def _twins(rows: Sequence[LabelledImage], digests: Sequence[Sequence[str]]) -> I
         differing = [group for group in doubled if len({row.score for row in group}) > 1]
         if differing:
             yield f"{len(differing)} of them with different labels"
-
-
-def _splits(
-    info: DatasetInfo, source: Found, digests: Sequence[Sequence[str]]
-) -> tuple[list[str], list[str]]:
-    facts, problems = [], []
-    for scheme in registry.split_names(info, source.labels.rows):
-        try:
-            parts = registry.assign(info, source, scheme)
-        except UserError as error:
-            facts.append(f"split {scheme}: not available: {error}")
-            continue
-        facts.append(_describe(scheme, parts, info, source.labels.rows))
-        problems += _leaks(scheme, parts, source.labels.rows, digests)
-        problems += _wrong_counts(scheme, parts, info)
-    return facts, problems
-
-
-def _describe(
-    scheme: str, parts: Sequence[str | None], info: DatasetInfo, rows: Sequence[LabelledImage]
-) -> str:
-    counts = collections.Counter(part for part in parts if part is not None)
-    rule = info.splits.get(scheme)
-    source = f" ({rule.source})" if rule else " (assigned by the files)"
-    test = [row.name for row, part in zip(rows, parts, strict=True) if part == "test"]
-    digest = f"; test list SHA-256 {name_lists.digest(test)[:16]}" if test else ""
-    numbers = ", ".join(f"{part} {count}" for part, count in counts.items()) or "empty"
-    return f"split {scheme}: {numbers}{digest}{source}"
-
-
-def _wrong_counts(scheme: str, parts: Sequence[str | None], info: DatasetInfo) -> Iterable[str]:
-    counts = collections.Counter(parts)
-    rule = info.splits.get(scheme)
-    published = info.own_counts if scheme == OWN else {}
-    for part, expected in (rule.counts if rule else published).items():
-        if counts[part] != expected:
-            yield f"split {scheme}: {counts[part]} images in {part}, published are {expected}"
-
-
-def _leaks(
-    scheme: str,
-    parts: Sequence[str | None],
-    rows: Sequence[LabelledImage],
-    digests: Sequence[Sequence[str]],
-) -> Iterable[str]:
-    """What two parts of a split share: a source image, or a picture byte for byte."""
-    kinds = {
-        "reference image": [row.reference for row in rows],
-        "picture": [found[0] if found else None for found in digests],
-    }
-    for kind, keys in kinds.items():
-        homes: dict[str, set[str]] = {}
-        for key, part in zip(keys, parts, strict=True):
-            if key and part:
-                homes.setdefault(key, set()).add(part)
-        shared = [key for key, found in homes.items() if len(found) > 1]
-        if shared:
-            example = rows[keys.index(shared[0])].name
-            yield (
-                f"split {scheme} leaks: {len(shared)} {kind}s lie in several parts, for example "
-                f"that of {example}"
-            )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from jaxqa.data import registry
-from jaxqa.data.records import DatasetInfo
+from jaxqa.data.records import UNSCORED, DatasetInfo
 
 
 def table() -> Iterator[str]:
@@ -58,7 +58,7 @@ def _cells(info: DatasetInfo) -> tuple[str, ...]:
     low, high = info.label_range
     splits = ["official"] if _has_own_split(info) else []
     names = ", ".join(dict.fromkeys([*splits, *info.splits]))
-    span = f"{low:g}..{high:g}" if info.task not in ("degradation", "comparison") else "-"
+    span = f"{low:g}..{high:g}" if info.task not in UNSCORED else "-"
     count = str(info.count) if info.count else "?"
     return (info.name, info.task, count, span, _direction(info), names or "own, if any")
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxqa.data.layouts import Columns, Layout, label_file
-from jaxqa.data.records import DatasetInfo
+from jaxqa.data.records import UNSCORED, DatasetInfo
 from jaxqa.errors import UserError
 from jaxqa.rewards.labels import TASKS
 
@@ -24,7 +24,6 @@ PREFIX = "file:"
 
 _RANGE = re.compile(r"(-?[\d.]+)\.\.(-?[\d.]+)", re.ASCII)
 _OPTIONS = ("range", "task", "direction", "as")
-_UNSCORED = ("degradation", "comparison")
 
 
 def is_own(name: str) -> bool:
@@ -109,7 +108,7 @@ def _choice(
 
 
 def _range(name: str, text: str | None, task: str) -> tuple[float, float]:
-    if text is None and task in _UNSCORED:
+    if text is None and task in UNSCORED:
         return (0.0, 1.0)  # there is no score: a formality
     match = _RANGE.fullmatch(text or "")
     try:

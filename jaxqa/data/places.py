@@ -2,15 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from jaxqa.data import nearby, prepared
 from jaxqa.data.layouts import Layout
 from jaxqa.data.readers import plain
 from jaxqa.data.records import DatasetInfo, LabelledImage
 from jaxqa.errors import UserError
-
-_MOST_FOLDERS = 200  # looked into for a hint, per level
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,9 +63,7 @@ def _not_found(info: DatasetInfo, root: Path) -> str:
     files = {layout.name: layout.files[0].paths[0] for layout in reversed(info.layouts)}
     looked = ", ".join(f"{file} ({name})" for name, file in reversed(files.items()))
     places = ", ".join(str(root / name) for name in (info.name, *info.folders))
-    elsewhere = next(
-        (folder for folder in _nearby(root) if _recognise(info, folder) is not None), None
-    )
+    elsewhere = _elsewhere(info, root)
     if elsewhere is not None:
         where = "deeper" if root in elsewhere.parents else "higher"
         hint = f"it lies {where}, in {elsewhere}: give that folder as the data root"
@@ -80,21 +77,13 @@ def _not_found(info: DatasetInfo, root: Path) -> str:
     )
 
 
-def _nearby(root: Path) -> Iterator[Path]:
-    """Folders up to two levels below `root`, and the two above it."""
-    yield from root.absolute().parents[:2]
-    level = [root]
-    for _ in range(2):
-        level = [child for folder in level[:_MOST_FOLDERS] for child in _subfolders(folder)]
-        yield from level
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir())[:_MOST_FOLDERS]
-    except OSError:
-        return []
+def _elsewhere(info: DatasetInfo, root: Path) -> Path | None:
+    """The data set's folder, as its authors give it or prepared, where it is near the root."""
+    for folder in nearby.around(root):
+        for home in (folder, *(folder / name for name in (info.name, *info.folders))):
+            if _recognise(info, home) is not None or prepared.is_one(info.name, home):
+                return home
+    return None
 
 
 class ImageFiles:

@@ -30,10 +30,7 @@ def find(name: str, root: Path) -> Path | None:
         UserError: one that was left unfinished.
     """
     for folder in (root / name, root):
-        if (folder / MANIFEST).is_file():
-            manifest = read_json(folder / MANIFEST)
-            if manifest.get("format") != FORMAT:
-                continue
+        if manifest := _manifest(folder):
             if manifest.get("name") != name:
                 raise UserError(
                     f"{folder}: holds the prepared data set {manifest.get('name')}, not {name}"
@@ -45,6 +42,20 @@ def find(name: str, root: Path) -> Path | None:
                 "again: finished parts are kept"
             )
     return None
+
+
+def is_one(name: str, folder: Path) -> bool:
+    """Whether `folder` is the prepared data set called `name`."""
+    return _manifest(folder).get("name") == name
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What a folder's manifest says; nothing where it has none, or a file of that name only."""
+    try:
+        manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    except UserError:  # somebody else's dataset.json, of any content
+        return {}
+    return manifest if manifest.get("format") == FORMAT else {}
 
 
 def read_labels(name: str, folder: Path) -> Labels:

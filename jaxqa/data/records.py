@@ -17,6 +17,9 @@ PARTS = ("train", "validation", "test")
 OWN = "official"
 """The split that a data set's own files assign."""
 
+UNSCORED = ("degradation", "comparison")
+"""Tasks whose labels are words."""
+
 ImageSource = bytes | Path | StoredImage
 """Encoded bytes, a file, or a record of a prepared data set."""
 

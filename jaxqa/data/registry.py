@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxqa.data import discovery, own
+from jaxqa.data import discovery, nearby, own
 from jaxqa.data.catalogue import (
     aesthetics,
     authentic,
@@ -109,7 +109,10 @@ def read_dataset(name: str, root: str | os.PathLike[str], split: str) -> list[Ex
         if part in _parts_of(split)
     ]
     if not chosen:
-        raise UserError(f"{source.folder}: {name} has no images in split {split!r}")
+        held = _sizes(info, source, split)
+        raise UserError(
+            f"{source.folder}: {name} has no images in split {split!r}: {_scheme(split)} has {held}"
+        )
     return [_example(info, row, files) for row, files in _with_files(info, source, chosen)]
 
 
@@ -136,6 +139,12 @@ def assign(info: DatasetInfo, source: Found, split: str) -> Sequence[str | None]
     raise UserError(
         f"unknown split {split!r} of {info.name}; expected all, {_known_splits(info, rows)}"
     )
+
+
+def _sizes(info: DatasetInfo, source: Found, split: str) -> str:
+    """How many images each part of a split has."""
+    counts = collections.Counter(part for part in assign(info, source, split) if part is not None)
+    return ", ".join(f"{part} {count}" for part, count in counts.items()) or "none in any part"
 
 
 def split_names(info: DatasetInfo, rows: Sequence[LabelledImage]) -> list[str]:
@@ -192,9 +201,10 @@ def _with_files(
         names = ", ".join(row.name for row in missing[:_NAMED])
         more = ", ..." if len(missing) > _NAMED else ""
         homes = ", ".join(str(home) for home in source.homes)
+        hint = nearby.image_hint(missing[0].files[0], source.folder, source.homes)
         raise UserError(
             f"{source.folder}: {len(missing)} of {len(rows)} image files of {info.name} are "
-            f"missing: {names}{more}; looked in {homes}; unpack the data set again"
+            f"missing: {names}{more}; looked in {homes}" + (hint or "; unpack the data set again")
         )
     return [
         (row, tuple(f for f in files if f is not None)) for row, files in found if None not in files

@@ -146,6 +146,40 @@ def test_tasks_without_scores(tmp_path):
     assert "no score" in facts and "answers: blur, slight 2" in facts and not problems
 
 
+def test_a_label_file_without_rows_is_one_problem(tmp_path):
+    write_csv(tmp_path / "dmos.csv", ["dist_img", "ref_img", "dmos", "var"], [])
+    report = checking.check("kadid10k", tmp_path)
+    assert report.problems == (f"{tmp_path}/dmos.csv: no rows; expected a line for every image",)
+    assert report.facts[1:] == ("label: dmos (quality), range 1 to 5, higher is better",)
+
+
+@pytest.mark.parametrize("name", ["own.csv", "own.json", "own.txt"])
+def test_an_own_table_without_rows(tmp_path, name):
+    content = {"own.csv": "image,score\n", "own.json": "[]", "own.txt": "\n"}
+    (tmp_path / name).write_text(content[name])
+    facts, problems = _check(f"file:{name}#range=1..5", tmp_path)
+    assert problems == f"{tmp_path / name}: no rows; expected a line for every image"
+    assert "answers" not in facts
+
+
+def test_an_empty_table(tmp_path):
+    (tmp_path / "own.csv").write_text("")
+    with pytest.raises(UserError, match=r"own\.csv: the file is empty; expected a line of columns"):
+        checking.check("file:own.csv#range=1..5", tmp_path)
+
+
+def test_images_one_level_too_deep_are_found_and_said(tmp_path):
+    _kadid(tmp_path, rows=_ALL_LEVELS)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "images" / "images")
+    _, problems = _check("kadid10k", tmp_path)
+    assert (
+        f"looked in {tmp_path}/images; I01_01_01.png lies in {tmp_path}/images/images: move the "
+        f"images to {tmp_path}/images"
+    ) in problems
+
+
 def test_prepared_sets_are_checked_alike(tmp_path):
     _kadid(tmp_path / "kadid10k", rows=_ALL_LEVELS)
     preparation.prepare("kadid10k", tmp_path, tmp_path / "out")

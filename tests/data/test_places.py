@@ -1,9 +1,9 @@
 """Where data sets are looked for: folders one level off, two at once, names that lead astray."""
 
 import pytest
-from layout_files import write_csv, write_images, write_json
+from layout_files import write_csv, write_images, write_json, write_lines
 
-from jaxqa.data import registry
+from jaxqa.data import preparation, registry
 from jaxqa.errors import UserError
 
 
@@ -28,6 +28,40 @@ def test_folder_too_deep_or_too_shallow_is_said(tmp_path):
         registry.read_dataset("tad66k", home / "TAD66K", "all")
     with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/none"):
         registry.read_dataset("tad66k", tmp_path / "none", "all")
+
+
+def test_a_folder_with_its_usual_name_two_levels_down_is_said(tmp_path):
+    _tad(tmp_path / "a" / "b" / "TAD66K")
+    home = tmp_path / "a" / "b" / "TAD66K"
+    with pytest.raises(UserError, match=rf"it lies deeper, in {home}: give that folder"):
+        registry.read_dataset("tad66k", tmp_path, "all")
+
+
+def test_a_prepared_set_one_level_off_is_said(tmp_path):
+    _tad(tmp_path / "original")
+    preparation.prepare("tad66k", tmp_path / "original", tmp_path / "a" / "out")
+    home = tmp_path / "a" / "out" / "tad66k"
+    for root, word in ((tmp_path / "a", "deeper"), (home / "train", "higher")):
+        with pytest.raises(UserError, match=rf"it lies {word}, in {home}: give that folder"):
+            registry.read_dataset("tad66k", root, "all")
+
+
+def test_a_strangers_manifest_is_no_hindrance(tmp_path):
+    _tad(tmp_path)
+    for content in ("[1]", "{", '{"format": "theirs"}'):
+        (tmp_path / "dataset.json").write_text(content)
+        assert len(registry.read_dataset("tad66k", tmp_path, "all")) == 2
+
+
+def test_images_one_level_too_shallow_are_said(tmp_path):
+    write_lines(tmp_path / "FLICKR-AES_image_score.txt", ["a.jpg 0.5"])
+    write_images(tmp_path, ["a.jpg"])
+    with pytest.raises(
+        UserError,
+        match=rf"looked in {tmp_path}/40K, .*; a\.jpg lies in {tmp_path}: move the images to "
+        rf"{tmp_path}/40K$",
+    ):
+        registry.read_dataset("flickr_aes", tmp_path, "all")
 
 
 def test_nothing_there_names_what_was_looked_for(tmp_path):
@@ -69,7 +103,9 @@ def test_names_do_not_lead_out_of_the_folder(tmp_path, name):
 
 def test_empty_split_and_duplicated_names(tmp_path):
     _tad(tmp_path)
-    with pytest.raises(UserError, match="tad66k has no images in split 'validation'"):
+    with pytest.raises(
+        UserError, match="no images in split 'validation': official has train 1, test 1"
+    ):
         registry.read_dataset("tad66k", tmp_path, "validation")
     write_csv(tmp_path / "merge" / "test.csv", ["image", "score"], [["a.jpg", 6]])
     with pytest.raises(

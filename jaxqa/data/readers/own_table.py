@@ -137,8 +137,12 @@ def _read_csv(path: Path, layout: Layout, *, delimiter: str) -> Labels:
 
 
 def _read_pyiqa(path: Path, layout: Layout, header: list[str], delimiter: str) -> Labels:
+    if not any(header):
+        raise UserError(f"{path}: the file is empty; expected a line of columns: image, score, ...")
     table = tables.read_csv(path, delimiter=delimiter)
-    first = list(table[0][1].values()) if table else []
+    if not table:
+        return Labels(rows=[])
+    first = list(table[0][1].values())
     numbers = [_NUMBER.fullmatch(cell) is not None for cell in first[:3]]
     if numbers[:2] != [False, True] and numbers != [False, False, True]:
         raise UserError(

@@ -169,7 +169,7 @@ def test_options_are_checked(folder, options, message):
         ("image,score,split\na.png,2,dev\n", "split is 'dev', expected one of train"),
         ("image,score,task\na.png,2,beauty\n", "task is 'beauty', expected one of quality"),
         ("image,score\n", "is empty: its label file has no rows"),
-        ("", "missing columns image, score; found"),
+        ("", "the file is empty; expected a line of columns: image, score"),
     ],
 )
 def test_tables_that_make_no_sense(folder, text, message):
