@@ -1,5 +1,6 @@
 """The optimizer of a stage: schedule, clipping, then AdamW or Adafactor; most of it from optax."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ class OptimizerConfig:
       end_fraction: final rate over peak rate.
       beta1: decay of the first moment; 0 with Adafactor leaves that moment out.
       beta2, epsilon: of AdamW's second moment; Adafactor has its own schedule for it.
-      weight_decay: decoupled decay, on matrices only.
+      weight_decay: decoupled decay of matrices, embeddings and the output table among them.
       clip_norm: global gradient norm above which gradients are scaled down; 0 switches it off.
     """
 
@@ -87,7 +88,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """The optax chain: clip by global norm, scale by the rule, decay matrices, take the rate."""
     rule = optax.chain(
         _adafactor(config) if config.rule == "adafactor" else _adam(config),
-        optax.add_decayed_weights(config.weight_decay, _is_kernel),
+        optax.add_decayed_weights(config.weight_decay, _decays),
         optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
     )
     return optax.chain(clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule
@@ -150,8 +151,17 @@ def global_norm(tree: Any) -> Float[Array, ""]:
     return jnp.sqrt(jnp.stack([jnp.cumsum(row)[-1] for row in rows]).cumsum()[-1])
 
 
-def _is_kernel(params: Any) -> Any:
-    """Which leaves decay: matrices, not norms and biases, which are [D] or stacked [L, D]."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: str(path[-1].key) in ("kernel", "embedding", "lora_a", "lora_b"), params
-    )
+_MATRICES = re.compile(r"(.*/)?(kernel|embedding|lora_a|lora_b)|lm_head/weight")
+
+
+def _decays(params: Any) -> Any:
+    """Which leaves decay, as a tree of bool.
+
+    Matrices, embeddings and the output table among them, as in Hugging Face's `Trainer`; not norms
+    and biases, which shapes do not tell: [D], or stacked [L, D].
+    """
+
+    def decays(path: jax.tree_util.KeyPath, _: Any) -> bool:
+        return bool(_MATRICES.fullmatch(jax.tree_util.keystr(path, simple=True, separator="/")))
+
+    return jax.tree_util.tree_map_with_path(decays, params)

@@ -1,11 +1,18 @@
 """Schedules, clipping and decay against hand computation."""
 
+import re
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from jaxqa import tree
+from jaxqa.models.qwen2_5_vl import hf_export, weights
+from jaxqa.models.qwen2_5_vl.config import PRESETS
+from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.train.optimizer import (
     OptimizerConfig,
     clip_by_global_norm,
@@ -46,12 +53,60 @@ def test_the_first_adam_step_is_the_learning_rate_and_only_matrices_decay():
     config = OptimizerConfig(
         learning_rate=0.1, schedule="constant", weight_decay=0.5, clip_norm=0.0
     )
-    params = {"layer": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}}
-    grads = {"layer": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), -3.0)}}
+    params = {
+        "layer": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)},
+        "lm_head": {"weight": jnp.full((2, 2), 2.0)},
+        "norm": {"weight": jnp.full((2,), 2.0)},
+    }
+    grads = {
+        "layer": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), -3.0)},
+        "lm_head": {"weight": jnp.full((2, 2), -3.0)},
+        "norm": {"weight": jnp.full((2,), 3.0)},
+    }
     optimizer = make_optimizer(config, 10)
     steps, _ = optimizer.update(grads, optimizer.init(params), params)
     np.testing.assert_allclose(steps["layer"]["kernel"], -0.1 - 0.1 * 0.5 * 2.0, rtol=1e-5)
     np.testing.assert_allclose(steps["layer"]["bias"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(steps["lm_head"]["weight"], 0.1 - 0.1 * 0.5 * 2.0, atol=1e-6)
+    np.testing.assert_allclose(steps["norm"]["weight"], -0.1, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_decays_is_what_decays_in_the_trainer_of_transformers():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    untied = replace(PRESETS["tiny"].text, tie_word_embeddings=False)
+    architecture = replace(PRESETS["tiny"], text=untied)
+    settings = hf_export.model_config(architecture, dtype="float32")
+    with torch.device("meta"):
+        model = transformers.Qwen2_5_VLForConditionalGeneration(
+            transformers.Qwen2_5_VLConfig(**settings)
+        )
+    theirs = set(transformers.Trainer.get_decay_parameter_names(None, model))
+    # Its patterns of names miss three norms of the vision tower; they are meant to be left out.
+    theirs -= {name for name in theirs if re.search(r"\.(norm[12]|ln_q)\.", name)}
+    rows = {row.stored: row.path for row in weights.ROWS}
+    expected = {rows[_hub_name(name)] for name in theirs}
+
+    config = OptimizerConfig(learning_rate=1.0, schedule="constant", weight_decay=0.5)
+    params = jax.tree.map(
+        lambda leaf: jnp.ones(leaf.shape), Qwen2_5_VL(config=architecture).abstract_params()
+    )
+    optimizer = make_optimizer(config, 1)
+    still = jax.tree.map(jnp.zeros_like, params)
+    steps, _ = optimizer.update(still, optimizer.init(params), params)
+    moved = {path for path, step in tree.flatten(steps).items() if np.any(step != 0)}
+    assert moved == expected
+    assert "lm_head/weight" in moved
+
+
+def _hub_name(name):
+    for nested, plain in weights.NESTED_PREFIXES:
+        if name.startswith(nested):
+            name = plain + name.removeprefix(nested)
+    return re.sub(r"\.(layers|blocks)\.\d+\.", r".\1.{}.", name)
 
 
 @pytest.mark.usefixtures("standard_promotion")
