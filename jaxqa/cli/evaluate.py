@@ -24,6 +24,7 @@ from jaxqa.evaluation import benchmark_files, score_files
 from jaxqa.evaluation.answer_store import WHOLE, AnswerStore, Shard
 from jaxqa.evaluation.answering import answer_all
 from jaxqa.evaluation.benchmark import Benchmark, Entry, Settings, run_benchmark
+from jaxqa.evaluation.benchmark_table import plain_table
 from jaxqa.evaluation.protocols import get_protocol
 from jaxqa.evaluation.selection import Selection, parse_prompts, select
 from jaxqa.evaluation.suites import get_suite
@@ -328,7 +329,7 @@ def _write(benchmark: Benchmark, notes: Sequence[str], paths: Sequence[Path]) ->
         benchmark_files.write_benchmark(path, benchmark, notes)
     console = Console()
     for protocol in benchmark.settings.protocols:
-        header, rows = benchmark_files.plain_table(benchmark, protocol.name)
+        header, rows = plain_table(benchmark, protocol.name, width=console.width)
         table = Table(title=f"PLCC / SRCC (scored + failed), {protocol.name}", box=None)
         for column in header:
             table.add_column(column, overflow="fold")

@@ -150,6 +150,7 @@ def scores_of(entry: Entry, predictions: Sequence[Prediction]) -> Scores:
         labels=np.array([p.label for p in predictions], np.float64),
         answers=np.array(answers, np.float64),
         task=entry.task,
+        dataset=predictions[0].dataset if predictions else "",
         has_label_scale=entry.has_label_scale,
     )
 
@@ -169,7 +170,7 @@ def _result(entry: Entry, protocol: Protocol, settings: Settings) -> Result:
     figures |= protocols.extra_figures(protocol, scores, figures, elements)
     note = prepared.note
     if note is None and figures["plcc"].value is None:
-        note = _why_undefined(scored)
+        note = _why_undefined(*prepared.pairs["plcc"])
     return Result(
         protocol=protocol.name,
         model=entry.model,
@@ -181,12 +182,13 @@ def _result(entry: Entry, protocol: Protocol, settings: Settings) -> Result:
     )
 
 
-def _why_undefined(scored: Sequence[Prediction]) -> str:
-    if len(scored) < 2:
-        return f"{len(scored)} scored images; a correlation needs two"
-    if len({p.score for p in scored}) == 1:
+def _why_undefined(scores: np.ndarray, labels: np.ndarray) -> str:
+    """Of scores and labels as the protocol compares them."""
+    if len(scores) < 2:
+        return f"{len(scores)} scored images; a correlation needs two"
+    if len(np.unique(scores)) == 1:
         return "all scores are the same"
-    return "all labels are the same" if len({p.label for p in scored}) == 1 else "not finite"
+    return "all labels are the same" if len(np.unique(labels)) == 1 else "not finite"
 
 
 def _groups(settings: Settings, datasets: Sequence[str]) -> dict[str, tuple[str, ...]]:

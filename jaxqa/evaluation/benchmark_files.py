@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxqa.errors import UserError
-from jaxqa.evaluation.benchmark import DIGITS, Benchmark, Comparison, Result
-from jaxqa.evaluation.protocols import METRICS, Figure, get_protocol
+from jaxqa.evaluation.benchmark import DIGITS, Benchmark, Comparison
+from jaxqa.evaluation.benchmark_latex import to_latex
+from jaxqa.evaluation.benchmark_table import TITLES, long, text, wide
+from jaxqa.evaluation.protocols import Figure
 from jaxqa.evaluation.table import MISSING
 from jaxqa.train.json_lines import replacing
 
-TITLES = {"plcc": "PLCC", "srcc": "SRCC", "krcc": "KRCC", "rmse": "RMSE", "mae": "MAE"}
-TITLES |= {"pairwise_accuracy": "pairwise acc.", "element_accuracy": "element acc."}
-TITLES |= {"final": "final"}
 _LISTED_FAILURES = 20
-_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}"})
 
 
 def write_benchmark(path: Path, benchmark: Benchmark, notes: Sequence[str] = ()) -> None:
@@ -52,9 +50,9 @@ def to_markdown(benchmark: Benchmark, notes: Sequence[str] = ()) -> str:
             "**Best**, <u>second</u>.",
             "",
         ]
-        lines += _markdown_table(*_wide(benchmark, protocol.name, _markdown_mark))
+        lines += _markdown_table(*wide(benchmark, protocol.name, _markdown_mark))
         lines += ["", f"### Details, {_level(benchmark)} intervals over images", ""]
-        lines += _markdown_table(*_long(benchmark, protocol.name, _markdown_mark))
+        lines += _markdown_table(*long(benchmark, protocol.name, _markdown_mark))
         found = [c for c in benchmark.comparisons if c.protocol == protocol.name]
         if found:
             lines += ["", "### Paired tests on the same images", ""]
@@ -62,33 +60,6 @@ def to_markdown(benchmark: Benchmark, notes: Sequence[str] = ()) -> str:
         lines.append("")
     lines += _listed_failures(benchmark)
     return "\n".join(lines) + "\n"
-
-
-def to_latex(benchmark: Benchmark, notes: Sequence[str] = ()) -> str:
-    """One `table` per protocol for booktabs; counts under every figure."""
-    blocks = [f"% {note}" for note in notes]
-    for protocol in benchmark.settings.protocols:
-        header, rows = _wide(benchmark, protocol.name, _latex_mark, escape=_escape)
-        caption = (
-            f"PLCC / SRCC under the protocol \\texttt{{{_escape(protocol.name)}}} "
-            f"({_escape(protocol.summary)}); in brackets scored + failed images. "
-            "Best in bold, second underlined."
-        )
-        blocks += [
-            r"\begin{table}[t]",
-            r"\centering",
-            f"\\caption{{{caption}}}",
-            f"\\begin{{tabular}}{{l{'c' * (len(header) - 1)}}}",
-            r"\toprule",
-            " & ".join(header) + r" \\",
-            r"\midrule",
-            *(" & ".join(row) + r" \\" for row in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    return "\n".join(blocks)
 
 
 def to_csv(benchmark: Benchmark, notes: Sequence[str] = ()) -> str:
@@ -130,60 +101,12 @@ def to_json(benchmark: Benchmark, notes: Sequence[str] = ()) -> str:
 
 _WRITERS = {".md": to_markdown, ".tex": to_latex, ".csv": to_csv, ".json": to_json}
 
-Mark = Callable[[str, int | None], str]
-Table = tuple[list[str], list[list[str]]]
-
-
-def plain_table(benchmark: Benchmark, protocol: str) -> Table:
-    """Heading and rows for a terminal: models down, data sets and averages across."""
-    return _wide(benchmark, protocol, lambda text, rank: f"{text}*" if rank == 1 else text)
-
-
-def _wide(
-    benchmark: Benchmark, protocol: str, mark: Mark, *, escape: Callable[[str], str] = str
-) -> Table:
-    """Models down, data sets and averages across."""
-    results = [r for r in (*benchmark.results, *benchmark.averages) if r.protocol == protocol]
-    columns = list(dict.fromkeys(result.dataset for result in results))
-    by_key = {(result.model, result.dataset): result for result in results}
-    rows = []
-    for model in benchmark.models:
-        cells = [by_key.get((model, column)) for column in columns]
-        rows.append([escape(model), *(_cell(cell, mark) for cell in cells)])
-    return ["model", *map(escape, columns)], rows
-
-
-def _cell(result: Result | None, mark: Mark) -> str:
-    if result is None or not result.scored + result.failed:
-        return MISSING
-    pair = (mark(_text(result.figures[m]), result.marks.get(m)) for m in ("plcc", "srcc"))
-    return f"{' / '.join(pair)} ({result.scored} + {result.failed})"
-
-
-def _long(benchmark: Benchmark, protocol: str, mark: Mark) -> Table:
-    metrics = (*METRICS, *get_protocol(protocol).extras)
-    header = ["data set", "model", *(TITLES[metric] for metric in metrics), "scored", "failed"]
-    rows = []
-    for dataset in benchmark.datasets:
-        for result in benchmark.results:
-            if (result.protocol, result.dataset) == (protocol, dataset):
-                figures = [
-                    mark(_text(result.figures[m]), result.marks.get(m)) + _interval(result, m)
-                    for m in metrics
-                ]
-                counts = [str(result.scored), str(result.failed)]
-                rows.append([dataset, result.model, *figures, *counts])
-                if result.note:
-                    rows[-1][2] += f" ({result.note})"
-    return header, rows
-
-
 _COMPARED = ["data set", "metric", "first", "second", "images", "difference", "p bootstrap"]
 _COMPARED += ["p Williams"]
 
 
 def _compared(comparison: Comparison) -> list[str]:
-    difference = _text(Figure(value=comparison.difference))
+    difference = text(Figure(value=comparison.difference))
     if comparison.low is not None and comparison.high is not None:
         difference += f" [{comparison.low:.{DIGITS}f}, {comparison.high:.{DIGITS}f}]"
     return [
@@ -214,17 +137,6 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
     return ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
 
 
-def _text(figure: Figure) -> str:
-    return MISSING if figure.value is None else f"{figure.value:.{DIGITS}f}"
-
-
-def _interval(result: Result, metric: str) -> str:
-    figure = result.figures[metric]
-    if figure.low is None or figure.high is None:
-        return ""
-    return f" [{figure.low:.{DIGITS}f}, {figure.high:.{DIGITS}f}]"
-
-
 def _p(value: float | None) -> str:
     return MISSING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -235,12 +147,3 @@ def _level(benchmark: Benchmark) -> str:
 
 def _markdown_mark(text: str, rank: int | None) -> str:
     return {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(rank or 0, text)
-
-
-def _latex_mark(text: str, rank: int | None) -> str:
-    text = "--" if text == MISSING else text
-    return {1: f"\\textbf{{{text}}}", 2: f"\\underline{{{text}}}"}.get(rank or 0, text)
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\textbackslash ").translate(_LATEX)

@@ -109,6 +109,7 @@ class Scores:
       labels: the truth.
       answers: the numbers that the model wrote, on its prompt's scale; what TATAR's script reads.
       task: what the label rates.
+      dataset: its name in the registry; TATAR's lists hold other labels for some.
       has_label_scale: whether `values` are on the labels' scale, so that errors mean something.
     """
 
@@ -116,6 +117,7 @@ class Scores:
     labels: np.ndarray
     answers: np.ndarray
     task: str = "quality"
+    dataset: str = ""
     has_label_scale: bool = True
 
 
@@ -148,7 +150,8 @@ def prepare(protocol: Protocol, scores: Scores) -> Prepared:
     if protocol.tatar:
         is_quality, has_scale = scores.task == "quality", True
         values = tatar_quirks.predictions_to_hundred(scores.answers, is_quality=is_quality)
-        labels = tatar_quirks.labels_to_hundred(labels, is_quality=is_quality)
+        listed = tatar_quirks.listed_labels(labels, scores.dataset)
+        labels = tatar_quirks.labels_to_hundred(listed, is_quality=is_quality)
     mapped = values
     if protocol.mapping is not None:
         fit = logistic.fit(values, labels, protocol.mapping)

@@ -7,9 +7,22 @@ sharing ranks among ties, so the order of the file matters.
 
 import numpy as np
 
+from jaxqa.data import registry
 from jaxqa.typing import Float
 
 Vector = Float[np.ndarray, "N"]
+
+
+def listed_labels(values: Vector, dataset: str) -> Vector:
+    """Labels as its lists of images hold them: PIPAL's Elo ratings moved to 1..5, all else as is.
+
+    The lists' rule is 1 + 4 (Elo - lowest) / (highest - lowest) over the published data set.
+    """
+    published = registry.DATASETS["pipal"].measured_range
+    if dataset != "pipal" or published is None:
+        return values
+    low, high = published
+    return 1 + 4 * (np.asarray(values, np.float64) - low) / (high - low)
 
 
 def labels_to_hundred(values: Vector, *, is_quality: bool) -> Vector:

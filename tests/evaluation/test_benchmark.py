@@ -1,6 +1,7 @@
 """Tables of several models: counts, averages, ranks, tests and their files."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -10,7 +11,7 @@ import pytest
 from scipy import stats
 
 from jaxqa.errors import UserError
-from jaxqa.evaluation import benchmark_files
+from jaxqa.evaluation import benchmark_files, benchmark_table
 from jaxqa.evaluation.benchmark import Entry, Settings, run_benchmark
 from jaxqa.evaluation.evaluator import Prediction
 from jaxqa.evaluation.protocols import PROTOCOLS
@@ -137,6 +138,15 @@ def test_degenerate_entries_have_a_row_and_a_reason(given, note):
         benchmark_files._WRITERS[suffix](found, ["a note"])
 
 
+def test_why_a_figure_is_missing_is_told_of_what_the_protocol_compares():
+    """All labels lie above 100, where TATAR's script cuts them to one number."""
+    given = entry("m", "d", noise=0.2)
+    high = [dataclasses.replace(p, label=p.label + 200) for p in given.predictions]
+    settings = Settings(protocols=(PROTOCOLS["tatar"],), resamples=0)
+    found = run_benchmark([dataclasses.replace(given, predictions=high)], settings)
+    assert found.results[0].note == "all labels are the same"
+
+
 def test_one_entry_per_model_and_data_set():
     with pytest.raises(ValueError, match="one entry per model and data set"):
         run_benchmark([entry("m", "d", noise=1.0)] * 2, Settings())
@@ -163,6 +173,52 @@ def test_latex_escapes_names(benchmark):
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     assert {line.count("&") for line in body.splitlines() if "&" in line} == {3}
+
+
+def _latex_rows(text):
+    body = text[text.index(r"\begin{tabular}") : text.index(r"\end{tabular}")]
+    return [line.removesuffix(r" \\").split(" & ") for line in body.splitlines() if "&" in line]
+
+
+@pytest.mark.parametrize(("models", "first", "shrunk"), [(1, "data set", 0), (8, "data set", 1)])
+def test_broad_latex_tables_are_turned_and_made_to_fit_the_line(models, first, shrunk):
+    names = [f"set{number}:test" for number in range(9)]
+    entries = [
+        entry(f"model{m}", name, noise=0.5, seed=m, size=9) for m in range(models) for name in names
+    ]
+    text = benchmark_files.to_latex(run_benchmark(entries, Settings(resamples=0)))
+    header, *rows = _latex_rows(text)
+    assert header == [first, *(f"model{m}" for m in range(models))]
+    assert [row[0] for row in rows] == [*names, "average"]
+    assert {len(row) for row in rows} == {1 + models}
+    assert text.count(r"\resizebox{\linewidth}") == shrunk and text.count("{") == text.count("}")
+    assert text.count(r"\midrule") == 2  # below the heading, above the average
+
+
+def test_latex_has_no_character_that_tex_reads_as_more():
+    name = "a_b^2<c>|d~e\\f{g}&h%i$j#k"
+    found = run_benchmark([entry(name, "d", noise=1.0)], Settings(resamples=0))
+    text = benchmark_files.to_latex(found)
+    assert _latex_rows(text)[0][1] == (
+        r"a\_b\textasciicircum{}2\textless{}c\textgreater{}\textbar{}d\textasciitilde{}e"
+        r"\textbackslash{}f\{g\}\&h\%i\$j\#k"
+    )
+    given = entry("m", "d", noise=0.1)
+    wrong = [dataclasses.replace(p, score=-(p.score or 0.0)) for p in given.predictions]
+    given = dataclasses.replace(given, predictions=wrong)
+    text = benchmark_files.to_latex(run_benchmark([given], Settings(resamples=0)))
+    assert _latex_rows(text)[1][1].startswith("$-$0.9")
+
+
+def test_a_terminals_table_is_turned_where_it_would_be_cut(benchmark):
+    header, rows = benchmark_table.plain_table(benchmark, "raw", width=200)
+    assert header == ["model", "one:test", "two:all", "average"] and len(rows) == 3
+    found = run_benchmark(
+        [entry("m", f"{n}:test", noise=0.5) for n in range(9)], Settings(resamples=0)
+    )
+    header, rows = benchmark_table.plain_table(found, "raw", width=80)
+    assert header == ["data set", "m"] and [row[0] for row in rows][-2:] == ["8:test", "average"]
+    assert benchmark_table.breadth((header, rows)) <= 80
 
 
 def test_csv_and_json_hold_every_figure(benchmark):

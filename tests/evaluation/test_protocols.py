@@ -123,6 +123,17 @@ def test_tatar_is_its_script(task, high):
     assert (found["plcc"], found["srcc"]) == pytest.approx(tatar_script(task, labels, answers))
 
 
+def test_tatar_reads_pipals_labels_as_its_list_holds_them():
+    """1 + 4 (Elo - lowest) / (highest - lowest); Elo itself would be cut to 100, all alike."""
+    random = np.random.default_rng(5)
+    elo = random.uniform(916.71, 1835.99, 50)
+    listed = 1 + 4 * (elo - 916.71) / (1835.99 - 916.71)
+    answers = np.round(listed + random.normal(0, 0.3, 50), 2)
+    found = values("tatar", Scores(values=elo, labels=elo, answers=answers, dataset="pipal"))
+    expected = tatar_script("quality", listed, answers)
+    assert (found["plcc"], found["srcc"]) == pytest.approx(expected)
+
+
 def test_tatar_ranks_depend_on_the_order_where_there_are_ties():
     given = scores(5)
     forwards = values("tatar", given)["srcc"]
