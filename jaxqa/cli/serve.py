@@ -15,6 +15,7 @@ from jaxqa.cli.model_names import name_of_directory
 from jaxqa.errors import UserError
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+_ALL_SIZES = "all"
 _MEGABYTE, _MEGAPIXEL = 2**20, 10**6
 _BODIES_HELD = 8
 """So many of the largest requests may wait at a time; of small ones, very many."""
@@ -38,7 +39,7 @@ def serve(argv: Sequence[str] | None) -> int:
             f"--host={flags.host} is open to others: set {flags.api_key_env} to the key that "
             "clients must send, or listen on 127.0.0.1"
         )
-    sizes = [_size(text) for text in flags.warm_up]
+    sizes = _sizes(flags.warm_up)
     if flags.max_megapixels < 1:
         raise UserError(f"--max_megapixels={flags.max_megapixels}: expected at least 1")
     uvicorn = _uvicorn()
@@ -117,10 +118,19 @@ def _uvicorn() -> Any:
     return uvicorn
 
 
+def _sizes(texts: Sequence[str]) -> list[tuple[int, int]] | None:
+    """Heights and widths; None stands for all."""
+    if list(texts) == [_ALL_SIZES]:
+        return None
+    return [_size(text) for text in texts]
+
+
 def _size(text: str) -> tuple[int, int]:
     match = _SIZE.fullmatch(text)
     if match is None or "0" in match.groups():
-        raise UserError(f"--warm_up={text}: expected WIDTHxHEIGHT, for example 512x512")
+        raise UserError(
+            f"--warm_up={text}: expected WIDTHxHEIGHT, such as 512x512, or {_ALL_SIZES} alone"
+        )
     return int(match.group(2)), int(match.group(1))
 
 
@@ -150,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["512x512"],
         metavar="WIDTHxHEIGHT",
-        help="sizes of images to compile for before listening (default 512x512)",
+        help="sizes of images to compile for before listening (default 512x512); "
+        f"{_ALL_SIZES}: for every size and text, which takes long",
     )
     flags.add_argument(
         "--modes",

@@ -62,6 +62,19 @@ class Asker(Protocol, Generic[Result]):
 
 
 @runtime_checkable
+class Rehearsing(Protocol):
+    """An asker of which not every image, nor every answer, runs all programs."""
+
+    def shapes(self, row: Any) -> Sequence[Row]:
+        """The row in its own compiled shape and in each larger one."""
+        ...
+
+    def rehearse(self, running: Any) -> None:
+        """Run what `collect` would run on some answer, so that it is compiled."""
+        ...
+
+
+@runtime_checkable
 class Query(Protocol):
     """One question before it is prepared."""
 

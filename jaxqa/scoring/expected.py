@@ -30,7 +30,8 @@ _OPEN, _CLOSE = "<answer>", "</answer>"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _RATING = re.compile(r'"rating"\s*:\s*')
 _CHUNK_LOGITS = 2**27  # values of a block of logits, to bound memory
-_WANTED_STEP = 16  # so that few shapes are compiled
+_WANTED_AT_ONCE = 32  # a fixed number, so that what others have answered changes no shape
+_BEFORE_NUMBERS = ">:`n"  # of `<answer>`, `"rating":` and "```json"; else it is white space
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,9 @@ def continue_prompts(prompts: Prompts, written: Sequence[Sequence[int]], *, leng
 class NumberExpander:
     """Distributions over the numbers of a range, for completions that stop before one.
 
+    For each shape of the prompts one program is compiled, and a further one for each text that the
+    vocabulary joins to a first digit (" 3" is one token; Qwen's has no such tokens).
+
     Attributes:
       model: whose probabilities they are.
       tokenizer: of the model.
@@ -176,6 +180,7 @@ class NumberExpander:
           cuts: B completions.
           length: slots for what they have written; fixed, so that shapes do not depend on them.
         """
+        cuts = [cut and self._without_odd_lead(cut, length) for cut in cuts]
         written = [cut.token_ids if cut else () for cut in cuts]
         rows = sharding.shard_rows(continue_prompts(prompts, written, length=length), self.mesh)
         found: list[ScoreDistribution | None] = [None] * len(cuts)
@@ -194,15 +199,51 @@ class NumberExpander:
                     found[row] = _normalised(tree.values, masses)
         return found
 
+    def rehearse(self, params: Params, prompts: Prompts, *, length: int) -> None:
+        """Run every program that `distributions` may run on prompts of this shape."""
+        written = [()] * len(prompts.token_ids)
+        rows = sharding.shard_rows(continue_prompts(prompts, written, length=length), self.mesh)
+        for lead in sorted(self._leads):
+            self._log_probs(params, rows, self._tree(lead), np.zeros(1, np.int32))
+
+    @functools.cached_property
+    def _leads(self) -> frozenset[str]:
+        """What may stand before a number and be written by one token with its first digit."""
+        firsts = {number[0] for number in self._numbers}
+        joined = (
+            text[:end]
+            for text in self._vocabulary.texts
+            for end in range(1, len(text))
+            if text[end] in firsts
+        )
+        ends = {lead for lead in joined if lead[-1].isspace() or lead[-1] in _BEFORE_NUMBERS}
+        return frozenset({"", *ends})
+
+    def _without_odd_lead(self, cut: Cut, length: int) -> Cut | None:
+        """A cut whose `lead` is one of `_leads`.
+
+        Another one was joined to what no admissible number begins with, such as the sign in " -1".
+        It is written as the tokenizer writes it; None if there is no room for that.
+        """
+        if cut.lead in self._leads:
+            return cut
+        token_ids = (*cut.token_ids, *self.tokenizer.encode(cut.lead))
+        if len(token_ids) > length:
+            return None
+        return Cut(token_ids=token_ids, lead="", closing=cut.closing)
+
     def _log_probs(
         self, params: Params, rows: Any, tree: NumberTree, wanted: np.ndarray
     ) -> np.ndarray:
         """Float32 [B M R], of each wanted token after each node."""
-        padded = np.pad(wanted, (0, -len(wanted) % _WANTED_STEP), mode="edge")
+        padded = np.pad(wanted, (0, -len(wanted) % _WANTED_AT_ONCE), mode="edge")
         levels = tuple((level.parents, level.tokens) for level in tree.levels)
-        arrays = sharding.replicate((levels, padded), self.mesh)
-        found = _expand(self.model, self.nodes_at_once, params, rows, *arrays)
-        return sharding.local_rows(found, self.mesh)[:, :, : len(wanted)]
+        found = []
+        for some in padded.reshape(-1, _WANTED_AT_ONCE):
+            arrays = sharding.replicate((levels, some), self.mesh)
+            columns = _expand(self.model, self.nodes_at_once, params, rows, *arrays)
+            found.append(sharding.local_rows(columns, self.mesh))
+        return np.concatenate(found, axis=-1)[:, :, : len(wanted)]
 
     def _tree(self, lead: str) -> NumberTree:
         if lead not in self._trees:

@@ -109,6 +109,17 @@ class ReasoningAsker(Generic[T]):
         )
         return [self.read(reply) for reply in replies[:count]]
 
+    def shapes(self, row: PreparedRow) -> list[PreparedRow]:
+        """The row in its own bucket and in each larger one; see `blocks.Rehearsing`."""
+        count = len(self.scorer.buckets.prompt_lengths)
+        return [dataclasses.replace(row, bucket=bucket) for bucket in range(row.bucket, count)]
+
+    def rehearse(self, running: tuple[int, Prompts, Rollout]) -> None:
+        """Expand the numbers as after an answer with one, whatever the model has answered."""
+        _, prompts, _ = running
+        if self._expander is not None:
+            self._expander.rehearse(self.params, prompts, length=self.scorer.max_new_tokens)
+
     @functools.cached_property
     def _expander(self) -> NumberExpander | None:
         return self.scorer.expander()

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from jaxqa.scoring.results import Score
+from jaxqa.serving.compilations import Compilations
 from jaxqa.serving.web import ASSETS
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
@@ -31,6 +32,12 @@ class Measures:
         self._images = Counter(
             "jaxqa_images", "Images by what came of them.", ("outcome",), registry=self.registry
         )
+        compilations = Compilations()
+        Gauge(
+            "jaxqa_compilations",
+            "Programs compiled since the server began to listen.",
+            registry=self.registry,
+        ).set_function(lambda: compilations.count)
         self.pending = Gauge(
             "jaxqa_pending_images", "Images that wait or are computed.", registry=self.registry
         )

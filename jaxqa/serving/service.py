@@ -5,7 +5,6 @@ import base64
 import binascii
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, get_args
@@ -15,13 +14,14 @@ import numpy as np
 from jaxqa.errors import UserError
 from jaxqa.scoring import image_inputs
 from jaxqa.scoring.api import ImageScorer
-from jaxqa.scoring.blocks import Asker
 from jaxqa.scoring.decoding import Decoding
 from jaxqa.scoring.image_inputs import Load
 from jaxqa.scoring.question import Mode, Question
 from jaxqa.scoring.results import Comparison, Score
 from jaxqa.scoring.urls import UrlPolicy
+from jaxqa.serving import rehearsal
 from jaxqa.serving.batcher import Batcher, BatcherConfig
+from jaxqa.serving.rehearsal import Part
 
 _DATA_URL = "data:"
 
@@ -103,10 +103,11 @@ class Service:
           modes: that requests may choose; all of the model if none are given.
 
         Raises:
-          UserError: the default mode is none of `modes`.
+          UserError: the model has not all of `modes`, or the default mode is none of them.
         """
         self.scorer, self.name, self.limits = scorer, name, limits
-        self._default, self._modes = default or scorer.question(), tuple(modes)
+        self._default, self._modes = default or scorer.question(), ()
+        self._modes = self._served(modes)
         if self._modes and self._default.mode not in self._modes:
             raise UserError(
                 f"mode {self._default.mode!r} is the default and none of the modes that are "
@@ -148,6 +149,20 @@ class Service:
         """Whether the model can be shown two images and a third that both were made from."""
         return self.scorer.model.chooser(Decoding()) is not None
 
+    def _served(self, modes: Sequence[str]) -> tuple[str, ...]:
+        """These modes, of which the model has each in some task."""
+        if not modes:
+            return ()
+        own = {task: self.modes(task) for task in self.scorer.tasks}
+        lacking = [mode for mode in modes if not any(mode in known for known in own.values())]
+        if lacking:
+            has = "; ".join(f"{task}: {', '.join(known)}" for task, known in own.items())
+            raise UserError(
+                f"modes: this model has no {' and no '.join(map(repr, lacking))}; it can be asked "
+                f"{has}; name some of these, or none to serve all"
+            )
+        return tuple(modes)
+
     def _own_mode(self, task: str) -> str:
         """The model's own mode for a task, or the first of it that is served."""
         own = self.scorer.model.default_mode(task)
@@ -155,37 +170,27 @@ class Service:
 
     def warm_up(
         self,
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, int]] | None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Compile what images of these sizes (height, width) need, in every task and mode.
 
         Args:
-          sizes: of the images.
+          sizes: of the images; None compiles for every size that is accepted.
           tell: called with a line about each program that is ready.
 
         Raises:
           UserError: the model cannot be asked about such an image.
         """
-        for what, asker, pictures in self._askers():
-            for height, width in sizes:
-                begun = time.monotonic()
-                grey = np.full((height, width, 3), 127, np.uint8)
-                query = _Pictures([lambda grey=grey: grey] * pictures, "a picture")
-                try:
-                    asker.prepare(query.load(), query.prompt)
-                except UserError as error:
-                    raise UserError(f"warm-up with {width} x {height} pixels: {error}") from error
-                (future,) = self.batcher.submit(asker, [query])
-                future.result()
-                seconds = time.monotonic() - begun
-                tell(f"compiled {what} for {width} x {height} pixels in {seconds:.1f} s")
+        rehearsal.rehearse(self.batcher, self._parts(), sizes, tell)
 
-    def _askers(self) -> Iterator[tuple[str, Asker[Any], int]]:
-        """Whoever a request may ask: name, asker, and how many pictures it is shown."""
+    def _parts(self) -> Iterator[Part]:
+        """Whatever a request may ask."""
         for task in self.scorer.tasks:
             for mode in self.modes(task):
-                yield f"{task}, {mode}", self.scorer.asker(self.question(task, mode)), 1
+                asker = self.scorer.asker(self.question(task, mode))
+                text = task in NEED_PROMPT
+                yield Part(name=f"{task}, {mode}", asker=asker, asks_for_text=text)
         if not self.compares_with_reference:
             return
         known: set[int] = set()  # tasks share who compares, and so do modes that draw nothing
@@ -197,7 +202,8 @@ class Service:
                 asker = self.scorer.comparison(self.question(task, mode), nothing).asker
                 if id(asker) not in known:
                     known.add(id(asker))
-                    yield f"comparison, {'mean' if mode == 'mean' else 'one answer'}", asker, 3
+                    kind = "mean" if mode == "mean" else "one answer"
+                    yield Part(name=f"comparison, {kind}", asker=asker, pictures=3)
 
     async def score(
         self, question: Question, images: Sequence[Any], prompts: Sequence[str | None]
@@ -207,7 +213,8 @@ class Service:
         Args:
           question: what is asked.
           images: encoded bytes, or URLs.
-          prompts: a text for each image.
+          prompts: a text for each image; trainers always send them, tasks that need none do not
+            see them.
 
         Raises:
           UserError: too many images, too long a text, or none where the task needs one.
@@ -215,7 +222,9 @@ class Service:
           TooSlow: the answer did not come in time.
         """
         self._check(images, prompts)
-        if question.task in NEED_PROMPT and None in prompts:
+        if question.task not in NEED_PROMPT:
+            prompts = [None] * len(images)
+        elif None in prompts:
             raise UserError(
                 f"task {question.task!r} rates how well images show a text: give prompts"
             )
@@ -237,7 +246,8 @@ class Service:
         """
         self._check(list(images.values()), [prompt])
         loads = {name: self._load(image, name) for name, image in images.items()}
-        asked = self.scorer.comparison(question, loads, prompt)
+        shown = prompt if question.task in NEED_PROMPT else None
+        asked = self.scorer.comparison(question, loads, shown)
         first, second = await self._answers(asked.asker, asked.queries)
         return asked.read(first, second)
 

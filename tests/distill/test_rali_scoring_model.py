@@ -1,5 +1,7 @@
 """A distilled scorer through `jaxqa.load`, as the doors and the server use it."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from distill_fixtures import encode, make_artifact, make_triplets
@@ -8,6 +10,8 @@ import jaxqa
 from jaxqa.distill.artifact import save_artifact
 from jaxqa.distill.scorer import RaliScorer
 from jaxqa.errors import UserError
+from jaxqa.serving.compilations import Compilations
+from jaxqa.serving.service import Service
 from jaxqa.sharding import MeshConfig
 
 IMAGES = [triplet.image for triplet in make_triplets(5)]
@@ -60,6 +64,22 @@ def test_what_it_cannot_do_is_refused(loaded, directory):
         jaxqa.load(directory, max_pixels=100)
     with pytest.raises(UserError, match="block_rows is 3; expected a multiple of the 8"):
         jaxqa.load(directory, block_rows=3)
+
+
+def test_a_server_warms_it_up(loaded):
+    """It is asked without a text, which clients send to whatever scores."""
+    service, lines = Service(loaded, name="tiny"), []
+    for sizes in ([(20, 30)], None):
+        service.warm_up(sizes, tell=lines.append)
+    ready = Compilations()
+    scores = asyncio.run(service.score(service.question(), IMAGES, ["a cat"] * len(IMAGES)))
+    pair = {"image A": IMAGES[0], "image B": IMAGES[1]}
+    compared = asyncio.run(service.compare(service.question(), pair, "a cat"))
+    service.batcher.close()
+    wanted = [score.score for score in loaded.score(IMAGES)]
+    assert [score.score for score in scores] == wanted and not ready.count
+    assert list(compared.scores) == wanted[:2]
+    assert lines[1].startswith("compiled quality, fast for shape 1 of 1 in ")
 
 
 def test_an_answer_outside_of_the_range_is_no_score(tmp_path):

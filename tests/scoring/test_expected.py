@@ -7,6 +7,7 @@ Brute force runs the prompt, the rationale and each way of writing a number as o
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,17 +18,20 @@ from jaxqa.models.qwen2_5_vl.config import PRESETS
 from jaxqa.models.qwen2_5_vl.inputs import stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
+from jaxqa.scoring import expected
 from jaxqa.scoring.expected import (
     Cut,
     NumberExpander,
     continue_prompts,
     cut_before_number,
 )
-from jaxqa.scoring.number_tree import admissible
+from jaxqa.scoring.number_tree import Vocabulary, admissible, build_tree
+from jaxqa.serving.compilations import Compilations
 from jaxqa.sharding import MeshConfig
 
 CORPUS = [
     "<think> sharp </think><answer> 3.42 </answer>",
+    "<answer> -1.05 </answer>",
     "what is the quality of this picture",
 ] * 3
 RANGE = (1.0, 1.12)
@@ -110,15 +114,15 @@ def test_distributions_equal_brute_force(model, params, tokenizer, prompts, expa
     assert [cut.closing for cut in cuts] == [" </answer>", "</answer>"]
     found = expander.distributions(params, prompts, cuts, length=24)
     for row, (cut, distribution) in enumerate(zip(cuts, found, strict=True)):
-        expected = brute_force(model, params, tokenizer, prompts, row, cut)
-        assert distribution.mass == pytest.approx(expected.sum(), rel=1e-4)
+        wanted = brute_force(model, params, tokenizer, prompts, row, cut)
+        assert distribution.mass == pytest.approx(wanted.sum(), rel=1e-4)
         np.testing.assert_allclose(
-            distribution.probabilities, expected / expected.sum(), rtol=2e-4, atol=1e-9
+            distribution.probabilities, wanted / wanted.sum(), rtol=2e-4, atol=1e-9
         )
         values = np.array([float(text) for text in admissible(*RANGE)])
-        assert distribution.mean == pytest.approx(values @ expected / expected.sum(), abs=1e-6)
+        assert distribution.mean == pytest.approx(values @ wanted / wanted.sum(), abs=1e-6)
         assert RANGE[0] < distribution.mean < RANGE[1]
-        deviation = np.sqrt(expected @ (values - distribution.mean) ** 2 / expected.sum())
+        deviation = np.sqrt(wanted @ (values - distribution.mean) ** 2 / wanted.sum())
         assert distribution.spread == pytest.approx(deviation, rel=1e-3)
 
 
@@ -165,6 +169,67 @@ def test_completions_are_cut_before_their_number(tokenizer, text, before, closin
 @pytest.mark.parametrize("text", ["", "3.42", "<answer>good</answer>", "<answer> 3.42"])
 def test_completions_without_a_number_have_no_cut(tokenizer, text):
     assert cut_of(text, tokenizer) is None
+
+
+def test_after_a_rehearsal_no_answer_compiles_anything(params, tokenizer, prompts, expander):
+    fresh = dataclasses.replace(expander, score_range=(1.0, 1.06))  # no other test's programs
+    before = Compilations()
+    fresh.rehearse(params, prompts, length=24)
+    assert before.count
+    since = Compilations()
+    plain = cut_of("<answer> 1.05 </answer>", tokenizer)
+    for text in (
+        '<answer>{"rating": 3.4, "why": "x"}</answer>',
+        "<answer>\n.5\n</answer>",
+        "<answer> -1.05 </answer>",
+        "<answer>+3</answer>",
+    ):
+        cuts = [plain, cut_of(text, tokenizer)]
+        assert None not in fresh.distributions(params, prompts, cuts, length=24), text
+    assert fresh.distributions(params, prompts, [None, plain], length=24)[1] is not None
+    assert not since.count
+
+
+def test_a_sign_that_shares_a_token_with_white_space(params, tokenizer, prompts, expander):
+    """No admissible number begins so; the white space is written alone, as the tokenizer does."""
+    signed, plain = (cut_of(f"<answer> {n} </answer>", tokenizer) for n in ("-1.05", "1.05"))
+    assert (signed.lead, plain.lead) == (" ", "")
+    found, wanted = (
+        expander.distributions(params, prompts, [cut, None], length=24)[0]
+        for cut in (signed, plain)
+    )
+    np.testing.assert_array_equal(found.probabilities, wanted.probabilities)
+    short = len(signed.token_ids)  # no room for the white space
+    assert expander.distributions(params, prompts, [signed, None], length=short) == [None, None]
+
+
+def test_tokens_of_many_answers_are_read_in_parts_of_one_width(expander, monkeypatch):
+    widths = []
+
+    def expand(model, nodes_at_once, params, rows, levels, wanted):
+        widths.append(wanted.shape[0])
+        return jnp.broadcast_to(wanted.astype(jnp.float32), (2, 5, wanted.shape[0]))
+
+    monkeypatch.setattr(expected, "_expand", expand)
+    tree = build_tree(admissible(*RANGE), Vocabulary(tuple("012.")))
+    for count in (1, 32, 33, 70):
+        wanted = np.arange(7, 7 + count, dtype=np.int32)
+        found = expander._log_probs({}, None, tree, wanted)
+        np.testing.assert_array_equal(found, np.broadcast_to(wanted, (2, 5, count)))
+    assert widths == [32] * 7
+
+
+@pytest.mark.parametrize(
+    ("tokens", "leads"),
+    [
+        (("1", " ", ".", " -", ">.", "a"), {""}),
+        (("1", " 1", "\n1.", ">10", "x1", '"1', "11"), {"", " ", "\n", ">"}),
+    ],
+)
+def test_leads_are_what_the_vocabulary_joins_to_a_digit(expander, monkeypatch, tokens, leads):
+    fresh = dataclasses.replace(expander)
+    monkeypatch.setitem(fresh.__dict__, "_vocabulary", Vocabulary(tokens))
+    assert fresh._leads == leads
 
 
 class OneToken(Tokenizer):

@@ -1,5 +1,6 @@
 """A real (tiny) model behind the server: several devices, start, end, and many clients."""
 
+import asyncio
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ import jaxqa
 from jaxqa.data.prompts import get_template
 from jaxqa.files import write_json
 from jaxqa.scoring.manifest import Manifest, manifest_values
+from jaxqa.serving.compilations import Compilations
+from jaxqa.serving.service import Service
 from jaxqa.sharding import MeshConfig
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +71,21 @@ def test_blocks_are_spread_over_devices(model, images):
         asked = [np.random.default_rng(seed).permutation(24)[: 1 + seed % 5] for seed in range(24)]
         for numbers, scores in zip(asked, clients.map(client, asked), strict=True):
             assert scores == [wanted[number] for number in numbers]
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_after_the_warm_up(model, images, monkeypatch):
+    """Not even where the model says nothing of the grey picture, and has a score for others."""
+    scorer = jaxqa.load(model, mesh=MeshConfig(data=1), block_rows=2)
+    expected = scorer.question(mode="expected")
+    service = Service(scorer, name="tiny", modes=("expected",), default=expected)
+    with monkeypatch.context() as quiet:
+        quiet.setattr("jaxqa.scoring.scorer.cut_before_number", lambda *_: None)
+        service.warm_up([SIZE])
+    ready = Compilations()
+    found = asyncio.run(service.score(expected, images[:3], [None] * 3))
+    service.batcher.close()
+    assert all(score.distribution for score in found) and not ready.count
 
 
 def free_port():

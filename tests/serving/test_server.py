@@ -16,20 +16,21 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import openai
 import pytest
 from local_server import ask, b64, expected, png, running
 from PIL import Image
-from stand_in import StandInAsker, StandInModel, grey
+from stand_in import StandInAsker, StandInModel, StandInRow, grey
 from writing_stand_in import WritingModel
 
 from jaxqa.cli import serve
 from jaxqa.errors import UserError
 from jaxqa.scoring.api import ImageScorer
 from jaxqa.scoring.question import Question
-from jaxqa.serving import native
+from jaxqa.serving import loading, native
 from jaxqa.serving.openapi import description, page
 from jaxqa.serving.service import Service
 
@@ -323,6 +324,7 @@ def test_metrics_and_description(server):
     ask(f"{server}/nowhere/{time.time()}")
     status, text = ask(f"{server}/metrics")
     assert status == 200 and b"jaxqa_images_total" in text and b"jaxqa_pending_images" in text
+    assert b"jaxqa_compilations " in text
     assert b'path="other",status="404"' in text and b"nowhere" not in text
     status, document = ask(f"{server}/openapi.json")
     assert document["openapi"].startswith("3.") and "/v1/score" in document["paths"]
@@ -366,6 +368,7 @@ def test_64_clients_with_good_and_hostile_requests(server):
     [
         (["--host=0.0.0.0"], "set JAXQA_API_KEY to the key that clients must send"),
         (["--warm_up=big"], "expected WIDTHxHEIGHT"),
+        (["--warm_up", "all", "8x8"], "or all alone"),
         (["--max_megapixels=0"], "expected at least 1"),
         ([], "nowhere is not a directory"),
     ],
@@ -411,6 +414,42 @@ def test_modes_that_are_served():
     assert list(found["tasks"]) == ["quality", "alignment"]
     with pytest.raises(UserError, match="'think' is the default and none of the modes"):
         Service(ImageScorer(StandInModel()), name="tiny", modes=("mean",))
+
+
+def test_modes_that_the_model_lacks_are_refused_before_the_start(monkeypatch, capsys):
+    monkeypatch.setattr(loading, "load", lambda path, **_: ImageScorer(StandInModel()))
+    monkeypatch.setattr(Service, "warm_up", lambda *_: pytest.fail("it began"))
+    for modes in (["fast"], ["think", "fast"]):
+        assert serve.main(["--model=m", "--modes", *modes]) == 2
+        error = capsys.readouterr().err
+        assert "this model has no 'fast'; it can be asked quality: think, expected, mean" in error
+
+
+def test_every_shape_and_answer_is_rehearsed():
+    """Also when the model says nothing about the grey pictures, and for texts of any length."""
+
+    class Shaped(StandInAsker):
+        rehearsed: ClassVar = []
+
+        def prepare(self, pictures, prompt):
+            return StandInRow(0.0, len(prompt or "") // 100 + pictures[0].shape[0])
+
+        def shapes(self, row):
+            return [StandInRow(row.brightness, bucket) for bucket in range(row.bucket, 40)]
+
+        def rehearse(self, running):
+            self.rehearsed.append(running[0].bucket)
+
+    def rehearsed(sizes):
+        Shaped.rehearsed.clear()
+        service = Service(ImageScorer(StandInModel(Shaped())), name="tiny", modes=("think",))
+        service.warm_up(sizes)
+        service.batcher.close()
+        return Shaped.rehearsed
+
+    # quality has no text; alignment has none to 80 words
+    assert rehearsed([(8, 8), (9, 8)]) == [8, 9, *range(8, 13), *range(9, 14)]
+    assert rehearsed(None) == [*range(28, 40)] * 2
 
 
 def test_loopback():
