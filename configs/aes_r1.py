@@ -9,8 +9,9 @@ in 2:2:1. Every number: paper, appendix C, unless a comment says otherwise.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{ava,tad66k,flickr_aes}, for tests alone
 datasets/{para,aadb} (--config.data.sources.para.evaluate=False leaves one out), and OPENAI_API_KEY
-for the expert (GPT-4.1). Published: A100s, how many and for how long is not said. To expect (paper,
-table 1; PLCC / SRCC): AVA .670 / .662, TAD66K .451 / .425, FLICKR-AES .724 / .697.
+for the expert (GPT-4.1). Published: A100s, how many and for how long is not said. RAPO: one to four
+days on 8 H20, an estimate of docs/systems.md. To expect (paper, table 1; PLCC / SRCC): AVA
+.670 / .662, TAD66K .451 / .425, FLICKR-AES .724 / .697, PARA .784 / .767, AADB .539 / .542.
 Not run at this size by jaxqa yet.
 
 Ablations:
@@ -19,7 +20,7 @@ Ablations:
       error only              --config.rapo.rewards.rank.weight=0
       binary                  --config=configs/aes_r1.py:binary
       binary and rank         --config=configs/aes_r1.py:binary_rank
-    table 3, 2 or 10 epochs   --config.sft.steps=92 (or 460)
+    table 3, 2 or 10 epochs   --config.sft.steps=92 (or 460); rows without RL: the tests after sft
     table 3, 0 epochs         --config.stages="('rapo',)"
     table 4, AVA alone        --config.{aescot,sft,rapo}.sources="('ava',)" (three flags, in bash)
 Figure 6 (entropy over SFT epochs and RL steps) is the metric `entropy` of every step.
@@ -88,7 +89,7 @@ def _aescot(counts: dict[str, int]) -> RationalesStage:
         expert=ExpertConfig(
             endpoint="https://api.openai.com/v1", model="gpt-4.1", api_key_env="OPENAI_API_KEY"
         ),
-        sampling=SamplingConfig(num_samples=1, temperature=1.0, max_new_tokens=768),
+        sampling=SamplingConfig(num_samples=1, temperature=1.0, max_new_tokens=768),  # a guess
     )
 
 

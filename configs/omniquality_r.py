@@ -13,15 +13,20 @@ as guesses below.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,ava,evalmuse40k}; for tests alone
 also those of TESTS below (--config.data.sources.NAME.evaluate=False leaves one out). Published: 4 x
-A100-80; how long is not said. To expect (tables 1 to 3; PLCC / SRCC): KonIQ .941 / .927, AVA
-.766 / .763, EvalMuse .764 / .775. Not run at this size by jaxqa yet.
+A100-80; how long is not said. GRPO: six to nine days on 8 H20, an estimate of docs/systems.md. To
+expect (tables 1 to 3; PLCC / SRCC): KonIQ .941 / .927, SPAQ .900 / .900, LIVE-C .880 / .857,
+KADID-10k .745 / .741, PIPAL .481 / .456, AGIQA-3K .823 / .758; AVA .766 / .763, TAD66K .461 / .430;
+EvalMuse .764 / .775, EvalMi .743 / .734, GenAI-Bench .674 / .679, CompBench .617 / .635.
+Not run at this size by jaxqa yet.
 
 Ablations:
-    table 4   --config.grpo_phase2.filter.tau=None, --config.grpo_phase2.gate.source=none; in the
-              first phase --config.grpo.gate.source=sampler --config.grpo.filter.tau=0.001
-    table 6   --config.stages="('grpo',)" (no rejection tuning); omniquality_r.py:threshold (no
-              Gaussian)
-    table 8   --config.grpo.rewards.gaussian.options.sigma=0.6 (and 1.0)
+    table 4, second phase   gate alone: --config.grpo_phase2.filter.tau=None; neither: with
+                            --config.grpo_phase2.gate.source=none, too
+    table 4, first phase    gate: --config.grpo.gate.source=sampler; both: with
+                            --config.grpo.filter.tau=0.001, too
+    table 6                 naive: omniquality_r.py:threshold --config.stages="('grpo',)"; with
+                            rejection tuning: omniquality_r.py:threshold, its tests after grpo
+    table 8                 --config.grpo.rewards.gaussian.options.sigma=0.6 (and 1.0)
 """
 
 import ml_collections
@@ -40,6 +45,10 @@ from jaxqa.stages.sources import DataSource, EvaluationConfig
 from jaxqa.train.optimizer import OptimizerConfig
 
 IMAGES = {"technical": 7_000, "aesthetic": 10_000, "alignment": 10_000}  # KonIQ, AVA, EvalMuse
+# Of fine-tuning: images, and rows of reasoning about them. The paper prints 3,840 rows of AVA,
+# which with the others do not make its sum of 41,183; 13,840 do.
+REASONED = {"quality": 4_889, "aesthetics": 4_916, "alignment": 5_401}
+SFT_ROWS = {"technical": 15_314, "aesthetic": 13_840, "alignment": 12_029}
 # Tables 1 to 3, out of domain; the paper names data sets and not their splits.
 TESTS = (
     (
@@ -54,7 +63,6 @@ TESTS = (
 )
 EPOCHS_PER_PHASE = 2
 IMAGES_PER_STEP = 64
-SFT_ROWS = 41_183
 SFT_BATCH = 64  # a guess
 
 
@@ -98,7 +106,7 @@ def _full(*, threshold: bool) -> ml_collections.ConfigDict:
 
 SECOND_PHASE = {
     "reference": "sft",  # one training in two phases: the KL penalty counts from where both began
-    "filter": FilterConfig(tau=0.001),  # equation 2
+    "filter": FilterConfig(tau=0.001),  # section 3.2
     "gate": GateConfig(source="sampler", rho=0.2),  # equation 1; rho: see GateConfig
 }
 
@@ -107,16 +115,18 @@ def _plan_then_reason() -> RationalesStage:
     """Written by the model that is to be trained (Qwen2.5-VL-7B), as in the paper."""
     return RationalesStage(
         batch_size=32,
-        pipeline=PlanThenReason(),
+        pipeline=PlanThenReason(counts=REASONED),
         sampling=SamplingConfig(num_samples=8, max_new_tokens=768),  # a guess
     )
 
 
 def _sft() -> SftStage:
     return SftStage(
-        steps=SFT_ROWS // SFT_BATCH,  # one epoch: a guess
+        steps=sum(SFT_ROWS.values()) // SFT_BATCH,  # one epoch: a guess
         batch_size=SFT_BATCH,
         micro_batches=2,
+        sources=tuple(SFT_ROWS),
+        source_weights=tuple(map(float, SFT_ROWS.values())),
         rationales=("plan_then_reason",),
         start_from="initial",
         optimizer=OptimizerConfig(learning_rate=1e-5, schedule="cosine"),  # a guess

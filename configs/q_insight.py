@@ -9,8 +9,8 @@ comparison model (5,000 pairs) goes on from there:
 
     --config.stages="('grpo', 'comparison')"
 
-`q_insight.py:3b` is the same at 3B (RACT paper, A.6). `q_insight.py:lora` trains adapters of rank
-64 on one GPU of 80 GB; not the paper's.
+`q_insight.py:3b` is the same at 3B (RALI paper, table A.6; to expect .776 / .753 on average).
+`q_insight.py:lora` trains adapters of rank 64 on one GPU of 80 GB; not the paper's.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,qinsight_degradation} (and
 qinsight_comparison), for tests alone datasets/{spaq,kadid10k,pipal,livec,agiqa3k,csiq}
@@ -34,7 +34,7 @@ from jaxqa.stages.config import make_config
 from jaxqa.stages.sections import GrpoStage, SectionConfig
 from jaxqa.stages.sources import DataSource, EvaluationConfig
 
-EPOCHS = 10  # RACT paper, section A.1; the released script agrees
+EPOCHS = 10  # RALI paper, section 5.1; the released script agrees
 IMAGES_PER_STEP = 16  # 128 completions (paper) of groups of 8
 KONIQ_IMAGES = 7046  # train_koniq_7k.json
 COMPARISONS = 5000  # train_comparison.json
@@ -101,7 +101,7 @@ def _grpo(steps: int) -> GrpoStage:
         },
         objective=GrpoConfig(beta=1e-3),  # paper and script; the clip range is the usual 0.2
         sampling=recipes.rl_sampling(num_samples=8, max_new_tokens=256),
-        optimizer=recipes.rl_optimizer(end_fraction=1e-3),  # RACT paper, A.1: 1e-6 to 1e-9
+        optimizer=recipes.rl_optimizer(end_fraction=1e-3),  # RALI paper, 5.1: 1e-6 to 1e-9
     )
 
 

@@ -5,13 +5,14 @@
 
 Q-Insight's recipe on each of four data sets, from the same first model; each of the four writes
 quality reasoning texts about its own images; the one trained on KonIQ-10k is fine-tuned on all
-texts (as descriptions, without scores) and on KonIQ-10k's scores (RALI and RACT paper, section 3;
-numbers from section 4.1 and appendix A). The paper does not give the number of texts per image,
-nor rate, length and batch of the fine-tuning: guesses, marked below.
+texts (as descriptions, without scores) and on KonIQ-10k's scores (RALI and RACT paper, section 3.4;
+numbers from section 5.1). The paper does not give the number of texts per image, nor rate, length
+and batch of the fine-tuning: guesses, marked below.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,spaq,kadid10k,pipal}, for tests
 alone datasets/{livec,agiqa3k,csiq,tid2013} (--config.data.sources.NAME.evaluate=False leaves one
-out). Published: 8 x H20. To expect (table 3, average PLCC / SRCC): in domain .853 / .842, out of
+out). Published: 8 x H20, about a day for one model of the four, from which about six days in all
+follow (docs/systems.md). To expect (table 3, average PLCC / SRCC): in domain .853 / .842, out of
 domain .858 / .816. Not run at this size by jaxqa yet.
 
 `ract.py:lora` trains adapters of rank 64 on one GPU of 80 GB; not the paper's.
@@ -19,15 +20,16 @@ domain .858 / .816. Not run at this size by jaxqa yet.
 Ablations:
     table 5    --config.cross_domain.trains=vision (tower alone) or language (model alone);
                ract.py:all_scores (scores of all four data sets)
-    table 3    ract.py:mixed_ranking (VisualQuality-R1 on all data sets together)
-    table A.2  ract.py:mixed (Q-Insight likewise); two data sets instead of four:
+    table 3    ract.py:mixed_ranking (VisualQuality-R1 on all data sets together), ract.py:mixed
+               (Q-Insight likewise)
+    table A.2  ract.py:mixed; on two data sets instead of four:
                --config.mixed.sources="('koniq', 'spaq')" --config.mixed.steps=9966; RACT on two:
                --config.stages="('koniq', 'koniq_reasons', 'spaq', 'spaq_reasons', 'cross_domain')"
                --config.cross_domain.sources="('koniq', 'koniq_text', 'spaq_text')"
                --config.cross_domain.rationales="('koniq_reasons', 'spaq_reasons')"
                --config.cross_domain.steps=124
-    table A.3  --config.cross_domain.start_from=spaq --config.cross_domain.sources=\
-               "('spaq', 'koniq_text', 'spaq_text', 'kadid_text', 'pipal_text')"
+    table A.3  --config.cross_domain.start_from=spaq and, with the same texts, its scores:
+    --config.cross_domain.sources="('spaq','koniq_text','spaq_text','kadid_text','pipal_text')"
     table A.1  ract.py:score_only (fine-tuning on scores alone), ract.py:no_reasoning (GRPO without)
 """
 

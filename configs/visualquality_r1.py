@@ -9,10 +9,11 @@ to Rank, 2025. GRPO from Qwen2.5-VL-7B-Instruct with the fidelity reward; traine
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/kadid10k and the data sets it is tested on (TESTS
 below); one that is not there is left out with --config.data.sources.NAME.evaluate=False. Published:
-8 GPUs of 80 GB; how long is not public. What to expect from this training set is not known to
-jaxqa, which has read the code and not the paper. Trained on KonIQ-10k instead, others measured
-(RALI paper, table 2; PLCC / SRCC): KADID-10k .712 / .711, SPAQ .891 / .892, LIVE-C .874 / .849,
-AGIQA-3K .822 / .767. Not run at this size by jaxqa yet.
+8 GPUs of 80 GB; how long is not public: two thirds of a day on 8 H20 by the estimate of
+docs/systems.md. What to expect from this training set is not known to jaxqa, which has read the
+code and not the paper. Trained on KonIQ-10k instead, others measured (RALI paper, table 2; PLCC /
+SRCC): KADID-10k .712 / .711, SPAQ .891 / .892, LIVE-C .874 / .849, AGIQA-3K .822 / .767. Not run at
+this size by jaxqa yet.
 
 Published code ranks the 8 images of one GPU; here all 64 images of a step are ranked, inside their
 data set.

@@ -11,7 +11,11 @@ from jaxqa.train.json_lines import read_json_lines, replacing
 
 
 def audit(
-    rationales: Path, *, calls: Mapping[str, Mapping[str, int]], total: int
+    rationales: Path,
+    *,
+    calls: Mapping[str, Mapping[str, int]],
+    total: int,
+    wanted: Mapping[str, int],
 ) -> dict[str, Any]:
     """Count what the lines of a file say.
 
@@ -19,10 +23,11 @@ def audit(
       rationales: the file.
       calls: expert or judge -> what answering took in this process.
       total: images that could have been asked about.
+      wanted: group -> images wanted of it, see `Pipeline.quotas`.
     """
     images: Counter[str] = Counter()
     texts: Counter[str] = Counter()
-    groups: dict[str, Counter[str]] = {}
+    groups: dict[str, Counter[str]] = {name: Counter() for name in wanted}
     for record in read_json_lines(rationales):
         reason = "kept" if record["kept"] else record["reason"]
         images[reason] += 1
@@ -33,7 +38,14 @@ def audit(
     return {
         "images": {"asked": images.total(), "not_asked": total - images.total(), **_sorted(images)},
         "texts": {"asked": texts.total(), **_sorted(texts)},
-        "groups": {name: {"asked": c.total(), **_sorted(c)} for name, c in sorted(groups.items())},
+        "groups": {
+            name: {
+                **({"wanted": wanted[name]} if name in wanted else {}),
+                "asked": counts.total(),
+                **_sorted(counts),
+            }
+            for name, counts in sorted(groups.items())
+        },
         "human": {
             "asked": verdicts.asked,
             "keep": len(verdicts.accepted),

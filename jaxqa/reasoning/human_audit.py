@@ -131,10 +131,13 @@ def _card(number: int, record: Record, image: ImageSource | None) -> str:
     asked = f"<p>text: <q>{html.escape(record['prompt'])}</q></p>" if record["prompt"] else ""
     texts = "".join(f"<p>{html.escape(text)}</p>" for text in record["rationales"])
     score = "none" if record["score"] is None else f"{record['score']:g}"
+    unit = record["unit_score"]
+    place = "" if unit is None else f", {unit:.2f} from 0 (worst) to 1 (best)"
     return (
         f'<article data-id="{_id(record)}" data-image="{html.escape(record["image"])}">'
         f"<h2>{number}. {html.escape(record['image'])}</h2>{_picture(image)}"
-        f"<p>label: <b>{score}</b> ({html.escape(record['dataset'])}, {record['task']})</p>{asked}"
+        f"<p>label: <b>{score}</b>{place} "
+        f"({html.escape(record['dataset'])}, {record['task']})</p>{asked}"
         f"{texts}</article>"
     )
 

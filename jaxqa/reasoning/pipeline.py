@@ -119,6 +119,7 @@ def take(
     """Batches of at most `size` items that never ask for more of a group than its quota lacks.
 
     `kept` is looked at anew for each batch: how many images of a group have been kept so far.
+    Images that lack something are handed on whatever the quotas: they cost nothing and are counted.
     """
     quotas = pipeline.quotas()
     left = list(items)
@@ -131,7 +132,7 @@ def take(
                 later += left[position:]
                 break
             group = group_of(pipeline, item)
-            if quotas and room.get(group, 0) <= 0:
+            if quotas and group != UNLABELLED and room.get(group, 0) <= 0:
                 if kept.get(group, 0) < quotas.get(group, 0):
                     later.append(item)  # the batch may fall short of what it promises
                 continue

@@ -12,6 +12,7 @@ from jaxqa.reasoning.findings import Finding, gather
 from jaxqa.reasoning.labels import FIVE_LEVELS, lacks_score, unit_score
 from jaxqa.reasoning.pipeline import Ask, Item, Outcome, Steps
 from jaxqa.reasoning.requests import ask, check_gaps
+from jaxqa.rewards.labels import TASKS
 from jaxqa.sampling.config import SamplingConfig
 
 _PLAN_TALK = re.compile(
@@ -40,6 +41,7 @@ class PlanThenReason:
       easy_share, hard_share: where an image begins to be too easy, or stops being too hard.
       texts: reasonings kept of the hardest image.
       min_words: a shorter reasoning is not kept.
+      counts: task -> reasoned pictures wanted; empty takes all.
     """
 
     name: Literal["plan_then_reason"] = "plan_then_reason"
@@ -51,6 +53,7 @@ class PlanThenReason:
     hard_share: float = 0.0
     texts: int = 4
     min_words: int = 30
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         check_gaps("plan_prompt", self.plan_prompt, {"question"})
@@ -62,6 +65,8 @@ class PlanThenReason:
             )
         if self.tolerance <= 0 or self.texts < 1 or self.min_words < 0:
             raise ValueError("tolerance above 0, texts at least 1, min_words at least 0")
+        if unknown := self.counts.keys() - set(TASKS):
+            raise ValueError(f"counts names {sorted(unknown)}; expected some of {TASKS}")
 
     def write(self, item: Item, sampling: SamplingConfig) -> Steps:
         """See `Pipeline`."""
@@ -99,7 +104,7 @@ class PlanThenReason:
 
     def quotas(self) -> Mapping[str, int]:
         """See `Pipeline`."""
-        return {}
+        return self.counts
 
     def _is_right(self, sample: Sample, unit: float) -> bool:
         level = level_of(sample)

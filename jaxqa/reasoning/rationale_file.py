@@ -9,12 +9,13 @@ from jaxqa.data.encoding import image_name
 from jaxqa.data.records import Example, stable_id
 from jaxqa.errors import UserError
 from jaxqa.reasoning.human_audit import read_verdicts
+from jaxqa.reasoning.labels import lacks_score, unit_score
 from jaxqa.reasoning.pipeline import Item, Outcome
 from jaxqa.train.json_lines import Record, read_json_lines
 
 
 def record_of(item: Item, outcome: Outcome, *, group: str) -> Record:
-    """The line of one image."""
+    """The line of one image; `unit_score` is its label from 0 (worst) to 1 (best)."""
     example = item.example
     return {
         "example_id": example.example_id,
@@ -24,6 +25,7 @@ def record_of(item: Item, outcome: Outcome, *, group: str) -> Record:
         "image": image_name(example),
         "prompt": example.prompt,
         "score": example.score,
+        "unit_score": None if lacks_score(item) else unit_score(item),
         "group": group,
         "kept": outcome.reason is None,
         "reason": outcome.reason,

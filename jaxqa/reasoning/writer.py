@@ -17,7 +17,8 @@ from jaxqa.sampling.config import SamplingConfig
 from jaxqa.train.json_lines import JsonLines, keep_json_lines, read_json_lines
 
 Advance = Callable[[int], None]
-Refuse = Callable[[Item, str], str | None]
+Refuse = Callable[[Item, str], tuple[str, str] | None]
+"""Why a text cannot be learned: the reason and more of it, or None."""
 
 
 def write_rationales(
@@ -120,9 +121,10 @@ def _unfit(item: Item, pipeline: Pipeline) -> Outcome | None:
 
 def _learnable(item: Item, outcome: Outcome, refuse: Refuse) -> Outcome:
     """`outcome` without the texts that cannot be learned."""
-    problems = [refuse(item, text) for text in outcome.rationales]
-    if not any(problems):
+    refusals = [refuse(item, text) for text in outcome.rationales]
+    if not any(refusals):
         return outcome
+    problems = [None if refusal is None else refusal[0] for refusal in refusals]
     texts = zip(outcome.rationales, problems, strict=True)
     kept = tuple(text for text, problem in texts if problem is None)
     notes = dict(outcome.notes)
@@ -133,7 +135,7 @@ def _learnable(item: Item, outcome: Outcome, refuse: Refuse) -> Outcome:
         rationales=kept,
         dropped=Counter(outcome.dropped) + Counter(p for p in problems if p is not None),
         reason=None if kept else problems[0],
-        detail="" if kept else outcome.rationales[0][:200],
+        detail="" if kept or refusals[0] is None else refusals[0][1],
         notes=notes,
     )
 

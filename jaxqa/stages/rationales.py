@@ -123,7 +123,7 @@ def _finish(
         human_audit.write_sample(
             path, size=stage.human_audit, seed=setup.config.seed, images=pictures
         )
-    found = audit.audit(path, calls=calls, total=len(items))
+    found = audit.audit(path, calls=calls, total=len(items), wanted=stage.pipeline.quotas())
     audit.write_audit(path, found)
     _wait_for_verdicts(path)
     return found
@@ -146,15 +146,17 @@ def stage_items(setup: Setup, stage: RationalesStage) -> list[Item]:
     return found[: stage.limit] if stage.limit else found
 
 
-def refuse(setup: Setup, item: Item, text: str) -> str | None:
-    """Why a text could not be learned, or None."""
+def refuse(setup: Setup, item: Item, text: str) -> tuple[str, str] | None:
+    """Why a text could not be learned, the reason and more of it, or None."""
     example = dataclasses.replace(item.example, rationale=text)
     try:
         length = len(encode_target(example, item.source, setup.tokenizer))
-    except UserError:
-        return "no_target"
+    except UserError as error:
+        return "no_target", str(error)
     longest = max(setup.config.data.buckets.completion_lengths, default=0)
-    return "too_long" if length > longest else None
+    if length <= longest:
+        return None
+    return "too_long", f"{length} tokens with its answer; data.buckets hold {longest}: {text[:100]}"
 
 
 def is_awaited(stage: SectionConfig, left: Sequence[str]) -> bool:

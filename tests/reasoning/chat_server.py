@@ -219,9 +219,10 @@ def write_all(
             {"expert": made, "judge": made},
             sampling=sampling,
             size=size,
-            refuse=lambda item, text: "too_long" if len(text) > 2000 else None,
+            refuse=lambda item, text: ("too_long", "so it is") if len(text) > 2000 else None,
             check=check or nothing,
             advance=lambda count: None,
         )
-        found = audit(path, calls={"expert": made.calls}, total=len(items))
+        wanted = pipeline.quotas()
+        found = audit(path, calls={"expert": made.calls}, total=len(items), wanted=wanted)
     return list(read_json_lines(path)), found

@@ -145,7 +145,10 @@ def test_critiques_are_asked_for_until_every_level_has_enough(tmp_path):
         assert again == lines and len(server.bodies) == 7
     assert Counter(line["group"] for line in lines) == {"bad": 4, "fair": 3}
     assert audit["images"] == {"asked": 7, "not_asked": 33, "kept": 7}
-    assert audit["groups"] == {"bad": {"asked": 4, "kept": 4}, "fair": {"asked": 3, "kept": 3}}
+    assert audit["groups"] == {
+        "bad": {"wanted": 4, "asked": 4, "kept": 4},
+        "fair": {"wanted": 3, "asked": 3, "kept": 3},
+    }
 
 
 def test_a_level_goes_on_after_critiques_that_were_dropped(tmp_path):
@@ -198,6 +201,8 @@ def test_an_image_without_a_score_is_dropped_and_counted(tmp_path):
     assert audit["images"] == {"asked": 6, "not_asked": 0, "kept": 1, "unlabelled": 5}
     assert "1.01 is outside 0..1" in lines[4]["detail"] and lines[1]["score"] is None
     with serving(play()) as server:
-        pipeline = AesCot(counts={"fair": 1})
+        pipeline = AesCot(counts={"fair": 1, "good": 2})
         _, audit = write_all(tmp_path / "b.jsonl", items, pipeline, server)
-    assert audit["images"] == {"asked": 1, "not_asked": 5, "kept": 1}
+        assert len(server.bodies) == 2
+    assert audit["images"] == {"asked": 6, "not_asked": 0, "kept": 1, "unlabelled": 5}
+    assert audit["groups"]["good"] == {"wanted": 2, "asked": 0, "kept": 0}  # none is there

@@ -24,6 +24,7 @@ def record(number: int, *, kept: bool = True, text: str = "fine") -> dict:
         "image": f"/pictures/{number}.png",
         "prompt": "a <b>cat</b>",
         "score": None if number == 3 else 3.25,
+        "unit_score": None if number == 3 else 0.5625,
         "kept": kept,
         "rationales": [text] if kept else [],
     }
@@ -49,7 +50,8 @@ def test_only_what_was_kept_is_shown_and_nothing_of_it_is_code(written):
     page = human_audit.page_path(written).read_text()
     assert page.count("<article") == 10 and page.count("data:image/png;base64") == 9
     assert "no longer among" in page and "<script>3" not in page and "&lt;script&gt;3" in page
-    assert "<b>cat" not in page and "label: <b>none</b>" in page and "@" not in page
+    assert "<b>cat" not in page and "label: <b>none</b> (some" in page and "@" not in page
+    assert "label: <b>3.25</b>, 0.56 from 0 (worst) to 1 (best) (some, alignment)" in page
     rows = rows_of(written)
     assert {int(row["id"][3:], 16) for row in rows} == {LARGE - n for n in range(1, 20, 2)}
     assert all(f'data-id="{row["id"]}"' in page for row in rows)

@@ -248,6 +248,7 @@ PIPELINE: dict[str, dict[str, Any]] = {
         "hard_share": "0.4",
         "texts": "1",
         "min_words": "1",
+        "counts": None,
     },
 }
 

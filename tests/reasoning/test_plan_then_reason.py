@@ -1,9 +1,11 @@
 """Plan, reason, reject: which samples and images are kept, against a plain count."""
 
+import itertools
 import json
 import math
 import random
 import threading
+from collections import Counter
 
 import pytest
 from chat_server import Answer, item, pictures_of, prompt_of, serving, write_all
@@ -161,6 +163,24 @@ def test_one_plan_serves_every_image_with_the_question_and_several_take_turns(tm
     assert len(set(used)) > 1 and set(used) <= set(plans)
 
 
+def test_no_more_images_are_asked_about_than_a_task_wants(tmp_path):
+    names = ["omniquality_technical", "omniquality_alignment"] * 6
+    made = [item(n, score=3.0, template=name, prompt="a cat") for n, name in enumerate(names)]
+    pipeline = PlanThenReason(counts={"quality": 2, "alignment": 3})
+    turns, lock = itertools.cycle(different("fair", "bad")), threading.Lock()
+
+    def reply(body):
+        with lock:
+            return Answer(text=PLAN if is_plan(body) else next(turns))
+
+    sampling = SamplingConfig(num_samples=2, max_new_tokens=200)
+    options = {"sampling": sampling, "concurrency": 1, "size": 4}
+    with serving(reply) as server:
+        lines, audit = write_all(tmp_path / "a.jsonl", made, pipeline, server, **options)
+    assert Counter(line["group"] for line in lines) == {"quality": 2, "alignment": 3}
+    assert audit["images"] == {"asked": 5, "not_asked": 7, "kept": 5}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -170,6 +190,7 @@ def test_one_plan_serves_every_image_with_the_question_and_several_take_turns(tm
         {"tolerance": 0.0},
         {"texts": 0},
         {"reason_prompt": "{score}"},
+        {"counts": {"technical": 1}},
     ],
 )
 def test_impossible_options(options):

@@ -1,6 +1,8 @@
 """Every config of a published system: it is built at full size, and runs through on the demo."""
 
+import ast
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from rich.console import Console
 from jaxqa import configuration
 from jaxqa.data.prompts import get_template
 from jaxqa.data.registry import dataset_info
+from jaxqa.errors import UserError
 from jaxqa.evaluation.suites import get_suite
 from jaxqa.rewards.labels import TASKS
 from jaxqa.stages import run
@@ -112,6 +115,46 @@ def test_ract_takes_scores_of_one_data_set_unless_told(mode, scored):
     asked = [config.data.sources[name] for name in config.sections["cross_domain"].sources]
     answers = [get_template(source.template).answer for source in asked]
     assert answers.count("text") == 4 and answers.count("json") == scored
+
+
+FLAG = re.compile(r"--config\.([\w{},.]+)=(\"[^\"]*\"|[^\s,;()]+)")
+
+
+def flags_of(text):
+    """Every option that a docstring sets, as (key, value); braces are the shell's."""
+    for key, value in FLAG.findall(text):
+        before, braces, rest = key.partition("{")
+        inside, _, after = rest.partition("}")
+        for name in inside.split(",") if braces else ("",):
+            yield before + name + after, value.strip('"').rstrip(".")
+
+
+def accepts(name, mode, flags):
+    """Whether a config takes options, and becomes another by them."""
+    config = load(name, mode)
+    try:
+        for key, value in flags:
+            configuration.apply_override(config, key, value)
+        return parse_config(config) != parse_config(load(name, mode))
+    except (UserError, ValueError):
+        return False
+
+
+@pytest.mark.parametrize("name", list(MODES))
+def test_what_a_docstring_tells_people_to_type_is_valid(name):
+    text = ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))
+    for file, mode in re.findall(r"(\w+)\.py:(\w+)", text):
+        assert parse_config(load(file, mode)).stages
+    some_source = next(iter(load(name, "full").data.sources))
+    flags = [(key.replace("NAME", some_source), value) for key, value in flags_of(text)]
+    for place in range(len(flags)):
+        # Alone, or together with those that follow it.
+        takes = (
+            accepts(name, mode, flags[place : place + count])
+            for count in (1, 4)
+            for mode in ("full", *MODES[name])
+        )
+        assert any(takes), flags[place]
 
 
 def test_unknown_modes_are_refused():
