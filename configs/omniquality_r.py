@@ -9,15 +9,16 @@ standard deviation of rewards and the gate on the entropy of tokens.
 
 Numbers are from the paper, section 4.1. It does not give: the learning rates, temperature,
 completion length, rho, the samples behind rejection, the length of fine-tuning. Those are marked
-as guesses below.
+as guesses below. Which 10,000 images of AVA and EvalMuse it takes is not said either: rows are
+drawn from the whole training splits in the same proportion.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,ava,evalmuse40k}; for tests alone
 also those of TESTS below (--config.data.sources.NAME.evaluate=False leaves one out). Published: 4 x
-A100-80; how long is not said. GRPO: six to nine days on 8 H20, an estimate of docs/systems.md. To
-expect (tables 1 to 3; PLCC / SRCC): KonIQ .941 / .927, SPAQ .900 / .900, LIVE-C .880 / .857,
-KADID-10k .745 / .741, PIPAL .481 / .456, AGIQA-3K .823 / .758; AVA .766 / .763, TAD66K .461 / .430;
-EvalMuse .764 / .775, EvalMi .743 / .734, GenAI-Bench .674 / .679, CompBench .617 / .635.
-Not run at this size by jaxqa yet.
+A100-80; how long is not said. GRPO: three to twelve days on 8 H20 by the estimate of
+docs/systems.md. To expect (tables 1 to 3; PLCC / SRCC): KonIQ .941 / .927, SPAQ .900 / .900, LIVE-C
+.880 / .857, KADID-10k .745 / .741, PIPAL .481 / .456, AGIQA-3K .823 / .758; AVA .766 / .763, TAD66K
+.461 / .430; EvalMuse .764 / .775, EvalMi .743 / .734, GenAI-Bench .674 / .679, CompBench .617 /
+.635. Not run at this size by jaxqa yet.
 
 Ablations:
     table 4, second phase   gate alone: --config.grpo_phase2.filter.tau=None; neither: with

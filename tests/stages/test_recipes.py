@@ -117,6 +117,22 @@ def test_ract_takes_scores_of_one_data_set_unless_told(mode, scored):
     assert answers.count("text") == 4 and answers.count("json") == scored
 
 
+def test_narratives_are_as_long_as_their_reward_asks():
+    config = parse_config(load("tatar", "released"))
+    pipeline, gate = config.sections["slow"].pipeline, config.sections["grpo"].rewards["aesthetics"]
+    assert pipeline.slow_words[0] >= gate.options["min_words"] == 125 < pipeline.slow_aim
+    assert parse_config(load("tatar", "full")).sections["slow"].pipeline.slow_aim == 100
+
+
+def test_omniquality_r_fine_tunes_on_the_papers_rows():
+    config = parse_config(load("omniquality_r", "full"))
+    sft, plan = config.sections["sft"], config.sections["plan_then_reason"].pipeline
+    assert sum(sft.source_weights) == 41_183 and sum(plan.counts.values()) == 15_206
+    images = dict(zip(sft.sources, sft.source_weights, strict=True))
+    asked = {get_template(config.data.sources[name].template).task for name in images}
+    assert asked == set(plan.counts)
+
+
 FLAG = re.compile(r"--config\.([\w{},.]+)=(\"[^\"]*\"|[^\s,;()]+)")
 
 
