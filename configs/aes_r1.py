@@ -32,7 +32,7 @@ in the same proportion.
 import ml_collections
 
 from jaxqa.objectives.grpo import GrpoConfig
-from jaxqa.reasoning.aescot import AesCot
+from jaxqa.reasoning.aescot import AESCOT_3K, AESCOT_10K, AesCot
 from jaxqa.reasoning.expert import ExpertConfig
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
@@ -45,8 +45,6 @@ from jaxqa.train.optimizer import OptimizerConfig
 EPOCHS = 10
 IMAGES = 15_000
 IMAGES_PER_STEP = 128  # released script: 8 GPUs x 8 images x 2
-AESCOT_3K = {"bad": 1000, "fair": 1000, "good": 1000}
-AESCOT_10K = {"bad": 2928, "fair": 3312, "good": 3660}
 SFT_BATCH = 64
 
 

@@ -117,33 +117,42 @@ class Round:
 
 
 def reward_metrics(rounds: Sequence[Round]) -> dict[str, float]:
-    """Means over all that was sampled; counters are means over the rounds.
-
-    `group_variance_<task>` is the rewards' variance within a group (with G - 1), mean over the
-    task's groups.
-    """
+    """Means over all that was sampled; counters are means over the rounds; see `_of_tasks`."""
     rewards = np.concatenate([r.rewards for r in rounds])
-    variances = rewards.var(axis=1, ddof=1)
-    tasks = np.concatenate([r.facts.tasks for r in rounds])
     parts = {
         f"reward_{name}": _mean([np.mean(r.terms[name]) for r in rounds])
         for name in rounds[0].terms
     }
     counts = {name: _mean([r.counters[name] for r in rounds]) for name in rounds[0].counters}
-    by_task = {
-        f"group_variance_{TASKS[task]}": _mean(variances[tasks == task])
-        for task in np.unique(tasks)
-    }
     unreadable = sum(int((~r.facts.valid).sum()) for r in rounds)
     return {
         **({UNREADABLE: float(unreadable)} if unreadable else {}),
         **parts,
         **counts,
-        **by_task,
+        **_of_tasks(rounds),
         "reward": _mean(rewards),
-        "reward_std": _mean(np.sqrt(variances)),
+        "reward_std": _mean(rewards.std(axis=1, ddof=1)),
         "rollout_entropy": _mean([r.entropy for r in rounds]),
     }
+
+
+def _of_tasks(rounds: Sequence[Round]) -> dict[str, float]:
+    """Of each task: groups, and means over its completions or groups.
+
+    `group_variance_<task>` is the rewards' variance within a group (with G - 1), `words_<task>` the
+    length of a whole text, tags included.
+    """
+    rewards = np.concatenate([r.rewards for r in rounds])
+    words = np.array([[len(text.split()) for text in g] for r in rounds for g in r.facts.texts])
+    tasks = np.concatenate([r.facts.tasks for r in rounds])
+    found = {}
+    for task in np.unique(tasks):
+        name, rows = TASKS[task], tasks == task
+        found[f"groups_{name}"] = float(rows.sum())
+        found[f"reward_of_{name}"] = _mean(rewards[rows])
+        found[f"words_{name}"] = _mean(words[rows])
+        found[f"group_variance_{name}"] = _mean(rewards[rows].var(axis=1, ddof=1))
+    return found
 
 
 def filter_metrics(rounds: Sequence[Round], kept: int) -> dict[str, float]:

@@ -191,6 +191,13 @@ def test_only_groups_with_a_variance_are_trained_on():
     # Tasks alternate by number: one informative group of two in each.
     assert metrics["group_variance_quality"] == pytest.approx(variance / 2, rel=1e-4)
     assert metrics["group_variance_aesthetics"] == pytest.approx(variance / 2, rel=1e-4)
+    assert metrics["groups_quality"] == metrics["groups_aesthetics"] == 2
+    for task, numbers in (("quality", (0, 2)), ("aesthetics", (1, 3))):
+        mine = [line for line in lines if line["example_id"] - 2**60 in numbers]
+        rewards = np.mean([line["reward"] for line in mine])
+        assert metrics[f"reward_of_{task}"] == pytest.approx(rewards, rel=1e-5)
+        words = np.mean([len(line["text"].split()) for line in mine])
+        assert metrics[f"words_{task}"] == pytest.approx(words)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 4])
