@@ -27,6 +27,7 @@ _TELLTALE = re.compile(
     re.IGNORECASE,
 )
 _DECIMAL = re.compile(r"(?<![\w.])(?:\d+\.\d+|\.\d+)(?![\w.]*\d)")
+_WHOLE = re.compile(r"(?<![\w.,/:])\d{2,3}(?![\w%]|[.,/:]\d)")
 _PERCENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?:%|per ?cent\b)", re.IGNORECASE)
 
 
@@ -34,8 +35,9 @@ def find_leak(text: str, *, scores: Sequence[tuple[float, float]], tolerance: fl
     """The words that give the score away, or None.
 
     Talk of scores and ratings, of marks out of something, of a label that was given, and numbers
-    near the score: a decimal number near it on any of the scales it has, a percentage near its
-    share of the range. Whole numbers alone are no leak: pictures hold three boats.
+    near the score: a decimal number near it on any of the scales it has, a percentage or a whole
+    number of two or three digits near its share of the range. Digits alone are no leak: pictures
+    hold three boats.
 
     Args:
       text: what was written.
@@ -45,8 +47,8 @@ def find_leak(text: str, *, scores: Sequence[tuple[float, float]], tolerance: fl
     """
     if match := _TELLTALE.search(text):
         return match.group()
-    for match in _PERCENT.finditer(text):
-        if abs(float(match.group(1)) / 100 - scores[0][0]) <= tolerance:
+    for match in (*_PERCENT.finditer(text), *_WHOLE.finditer(text)):
+        if abs(float(match.group(match.lastindex or 0)) / 100 - scores[0][0]) <= tolerance:
             return match.group()
     for match in _DECIMAL.finditer(text):
         number = float(match.group())

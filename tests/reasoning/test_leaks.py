@@ -16,6 +16,7 @@ HONEST = [
     "The stars above the ridge are underrated subjects; points of interest lead the eye.",
     "A good picture, on the whole, though the exposure is a little dark.",
     "The 1920s facade and the 10 windows form a strict pattern.",
+    "At 1/60 of a second, in 1962, a 62mm filter: 62,000 people saw it at 5:62.",
     "",
 ]
 
@@ -40,6 +41,8 @@ TELLING = [
     "a solid 3.5 in quality",
     "6.2 would be fair",
     "62.4 is near",
+    "somewhere near 62, all told",
+    "a picture in the low 60s or at 60, perhaps",
 ]
 
 
