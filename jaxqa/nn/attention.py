@@ -10,6 +10,7 @@ A single token of decoding is always `xla`: its scores are few, and the prompt's
 once for the whole group.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -37,6 +38,34 @@ class Segment(NamedTuple):
     mask: Array
 
 
+class Slots(NamedTuple):
+    """Keys and values of a group's tokens so far, with room for those that follow.
+
+    Attributes:
+        key: [B K G C H], or [B*K*G C H].
+        value: as `key`.
+        step: int32 scalar, the slot of the token that is being read.
+    """
+
+    key: Array
+    value: Array
+    step: Array
+
+    def write(self, own: tuple[Float[Array, "B K G 1 H"], Float[Array, "B K G 1 H"]]) -> "Slots":
+        """Put the token's own pair into its slot."""
+
+        def put(slots: Array, token: Array) -> Array:
+            token = token.reshape(*slots.shape[:-2], 1, slots.shape[-1])
+            return lax.dynamic_update_slice_in_dim(slots, token, self.step, axis=-2)
+
+        return self._replace(key=put(self.key, own[0]), value=put(self.value, own[1]))
+
+    def seen(self) -> Segment:
+        """Every token up to the one that is being read."""
+        mask = jnp.arange(self.key.shape[-2], dtype=self.step.dtype) <= self.step
+        return Segment(self.key, self.value, mask)
+
+
 def attend(
     query: Float[Array, "*B Q H"], segment: Segment, *, backend: Backend = "xla"
 ) -> Float[Array, "*B Q H"]:
@@ -57,7 +86,7 @@ def attend(
 
 def grouped_attention(
     query: Float[Array, "B K G T R H"],
-    own: tuple[Float[Array, "B K G T H"], Float[Array, "B K G T H"]],
+    own: tuple[Float[Array, "B K G T H"], Float[Array, "B K G T H"]] | None,
     *,
     shared: Segment | None = None,
     past: Segment | None = None,
@@ -67,38 +96,53 @@ def grouped_attention(
 
     Args:
         query: queries of T tokens in each of G completions.
-        own: keys and values of the same T tokens.
+        own: keys and values of the same T tokens; None where `past` holds them, T = 1.
         shared: the prompt, [B K S H], the same for the G completions; mask [B S].
-        past: earlier tokens of each completion, [B K G C H]; mask [C]; always computed by `xla`.
+        past: earlier tokens of each completion, [B K G C H] or [B*K*G C H]; mask [C]; always
+            computed by `xla`.
         backend: what computes it.
     """
-    if past is None and backend == "chunked":
+    if past is None and own is not None and backend == "chunked":
         return _streamed_group(query, own, shared)
-    if past is None and backend in fused_attention.KERNELS:
+    if past is None and own is not None and backend in fused_attention.KERNELS:
         return fused_attention.fused_group(backend, query, own, shared)
     batch, heads, groups, tokens, repeats, width = query.shape
     rows = query.reshape(batch, heads, groups, tokens * repeats, width)
     all_rows = query.reshape(batch, heads, groups * tokens * repeats, width)
-    causal = np.repeat(np.tri(tokens, dtype=bool), repeats, axis=0)[None, None, None]
-    logits = [scores(rows, own[0], jnp.asarray(causal))]
+    separate = []  # keys and values that each completion has for itself
+    if own is not None:
+        causal = np.repeat(np.tri(tokens, dtype=bool), repeats, axis=0)
+        separate.append(Segment(*own, jnp.asarray(causal)))
     if past is not None:
-        logits.append(scores(rows, past.key, past.mask[None, None, None, None, :]))
+        separate.append(past._replace(mask=past.mask[None, :]))
+    logits = [_own_scores(rows, segment) for segment in separate]
     if shared is not None:
         seen = scores(all_rows, shared.key, shared.mask[:, None, None, :])
         logits.append(seen.reshape(*rows.shape[:-1], -1))
     peaks = [part.max(-1, keepdims=True) for part in logits]
     peak = lax.stop_gradient(jnp.max(jnp.concatenate(peaks, -1), -1, keepdims=True))
     weights = [jnp.exp(part - peak) for part in logits]
-    total = sum(
-        (part.sum(-1, keepdims=True) for part in weights[1:]), weights[0].sum(-1, keepdims=True)
-    )
-    mixed = mix(weights[0], own[1])
-    if past is not None:
-        mixed = mixed + mix(weights[1], past.value)
+    total = functools.reduce(jnp.add, (part.sum(-1, keepdims=True) for part in weights))
+    mixed = [_own_mix(part, segment) for part, segment in zip(weights, separate, strict=False)]
     if shared is not None:
         flat = weights[-1].reshape(batch, heads, groups * tokens * repeats, -1)
-        mixed = mixed + mix(flat, shared.value).reshape(mixed.shape)
-    return (mixed / total).astype(query.dtype).reshape(query.shape)
+        mixed.append(mix(flat, shared.value).reshape(rows.shape))
+    return (functools.reduce(jnp.add, mixed) / total).astype(query.dtype).reshape(query.shape)
+
+
+def _own_scores(rows: Float[Array, "B K G Q H"], segment: Segment) -> Float[Array, "B K G Q S"]:
+    """Scores of keys that stand as [B K G S H], or with the first three axes as one."""
+    lead = segment.key.shape[:-2]
+    mask = segment.mask.reshape(*(1 for _ in lead), *segment.mask.shape)
+    found = scores(rows.reshape(*lead, *rows.shape[-2:]), segment.key, mask)
+    return found.reshape(*rows.shape[:-1], -1)
+
+
+def _own_mix(weights: Float[Array, "B K G Q S"], segment: Segment) -> Float[Array, "B K G Q H"]:
+    """Sums of values that stand as those keys."""
+    lead = segment.value.shape[:-2]
+    mixed = mix(weights.reshape(*lead, *weights.shape[-2:]), segment.value)
+    return mixed.reshape(*weights.shape[:-1], -1)
 
 
 def _streamed_group(

@@ -45,6 +45,17 @@ def stack_layers(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.
     return nnx.merge(graphdef, stacked)
 
 
+def each_layer(layers: nnx.Module) -> list[Any]:
+    """Stacked layers one by one, each with arrays of its own."""
+    graphdef, stacked = nnx.split(layers)
+    count = jax.tree.leaves(stacked)[0].shape[0]
+
+    def layer(number: int) -> nnx.Module:
+        return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[number], stacked))
+
+    return [layer(number) for number in range(count)]
+
+
 def scan_layers(
     layers: nnx.Module,
     step: Callable[[Any, Any, Any], tuple[Any, Any]],

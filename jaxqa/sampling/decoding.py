@@ -107,9 +107,9 @@ def proceed(
 ) -> State:
     """Decode tokens `start` to `stop`; the cache must have room for `stop` tokens."""
     rollout, places, cache = state
-    model = sampler.model
     # Once, not at every step:
-    head = model.head(params).astype(prefix.last_hidden.dtype)
+    decode = sampler.model.decoder(params, prefix)
+    head = sampler.model.head(params).astype(prefix.last_hidden.dtype)
     uniforms = keys_lib.token_uniforms(places.keys, stop - start, start=start)
 
     def extend(columns: _Columns, places: Places, hidden: Array, step: Array):
@@ -135,7 +135,7 @@ def proceed(
 
     def advance(state: tuple[_Columns, Places, Any, Array]):
         columns, places, cache, step = state
-        hidden, cache = model.decode(params, prefix, cache, places.tokens, step - 1)
+        hidden, cache = decode(cache, places.tokens, step - 1)
         return *extend(columns, places, hidden, step), cache, step + 1
 
     shape = (*places.active.shape, stop - start)
@@ -149,9 +149,10 @@ def proceed(
     if start == 0:
         columns, places = extend(columns, places, prefix.last_hidden[:, None], step)
         step = step + 1
-    columns, places, cache, step = jax.lax.while_loop(
-        unfinished, advance, (columns, places, cache, step)
+    columns, places, carried, step = jax.lax.while_loop(
+        unfinished, advance, (columns, places, cache.flat(), step)
     )
+    cache = jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), carried, cache)
     return _joined(rollout, columns, places.origin, start, step), places, cache
 
 

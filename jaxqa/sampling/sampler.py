@@ -7,6 +7,7 @@ program, or, where completions that have ended leave, programs of their own.
 import dataclasses
 import functools
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +25,10 @@ __all__ = ["Decoder", "Rollout", "Sampler", "SamplingConfig"]
 CACHE_LENGTHS = tuple(64 * 2**doubling for doubling in range(8))
 
 
+DecodeStep = Callable[[Any, Array, Array], tuple[Array, Any]]
+"""`(cache, token_ids [B G], step) -> (hidden [B G D], cache)` for completion token `step`."""
+
+
 @typing.runtime_checkable
 class Decoder(typing.Protocol):
     """What the sampler needs from a model; `Qwen2_5_VL` has it."""
@@ -38,14 +43,12 @@ class Decoder(typing.Protocol):
     def init_cache(self, prefix: Any, *, num_samples: int, length: int) -> Any:
         """Make room for `length` tokens of `num_samples` completions per prompt.
 
-        The result has `grow` and `take`, see `Cache`.
+        The result has `grow`, `take` and `flat`, see `Cache`.
         """
         ...
 
-    def decode(
-        self, params: Params, prefix: Any, cache: Any, token_ids: Array, step: Array
-    ) -> tuple[Array, Any]:
-        """Process completion token number `step` [B G]; return its hidden [B G D] and the cache."""
+    def decoder(self, params: Params, prefix: Any) -> DecodeStep:
+        """Prepare for decoding after these prompts, once for many tokens."""
         ...
 
     def head(self, params: Params) -> Array:

@@ -275,6 +275,7 @@ def _expand(
 ) -> Float[Array, "B M R"]:
     """Log-probabilities of `wanted` tokens after the prompt and after every node of the tree."""
     prefix = model.prefill(params, prompts)
+    decode = model.decoder(params, prefix)
     head = model.head(params).astype(prefix.last_hidden.dtype)
     batch, depth = prefix.last_hidden.shape[0], len(levels)
 
@@ -283,10 +284,10 @@ def _expand(
         parents, tokens = branches
         if cache is None:
             cache = model.init_cache(prefix, num_samples=len(tokens), length=depth)
-        else:  # [L B K G T H]: each branch goes on from its parent
-            cache = jax.tree.map(lambda leaf: jnp.take(leaf, parents, axis=3), cache)
+        else:  # [... G T H]: each branch goes on from its parent
+            cache = jax.tree.map(lambda leaf: jnp.take(leaf, parents, axis=-3), cache)
         ids = jnp.broadcast_to(tokens[None], (batch, len(tokens)))
-        hidden, cache = model.decode(params, prefix, cache, ids, jnp.int32(step))
+        hidden, cache = decode(cache, ids, jnp.int32(step))
         return _wanted_log_probs(hidden, head, wanted), cache
 
     found, cache = [_wanted_log_probs(prefix.last_hidden[:, None], head, wanted)], None

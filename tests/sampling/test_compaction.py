@@ -42,7 +42,7 @@ def make_state() -> tuple[Prefix, Places, Cache]:
         active=jnp.asarray(np.array(ACTIVE, bool)),
         origin=None,
     )
-    return prefix, places, Cache(key=jnp.asarray(cached), value=jnp.asarray(-cached))
+    return prefix, places, Cache(key=(jnp.asarray(cached),), value=(jnp.asarray(-cached),))
 
 
 def on_host(tree):
@@ -88,8 +88,8 @@ def test_unfinished_completions_move_together_with_all_that_is_theirs():
             assert (new_places.origin[row, count:] == ROWS * GROUP).all()
             assert new_places.tokens[row, :count].tolist() == numbers
             for place, number in enumerate(numbers):
-                assert (new_cache.key[:, row, :, place] == number).all()
-                assert (new_cache.value[:, row, :, place] == -number).all()
+                assert (new_cache.key[0][:, row, :, place] == number).all()
+                assert (new_cache.value[0][:, row, :, place] == -number).all()
                 assert (new_places.keys[row, place] == keys[divmod(number, GROUP)]).all()
                 assert (new_prefix.key[:, row] == number // GROUP).all()
                 assert new_prefix.next_position[row] == number // GROUP
@@ -129,5 +129,5 @@ def test_nothing_travels_between_devices():
     whole = compact(*make_state(), **options)
     taken = np.asarray(whole[1].active)
     np.testing.assert_array_equal(moved[1].origin, whole[1].origin)
-    found, expected = (np.asarray(x[2].key).transpose(1, 3, 0, 2, 4, 5) for x in (moved, whole))
+    found, expected = (np.asarray(x[2].key[0]).transpose(1, 3, 0, 2, 4, 5) for x in (moved, whole))
     np.testing.assert_array_equal(found[taken], expected[taken])

@@ -202,24 +202,36 @@ def test_completions_that_leave_change_nothing(params: Params, rollout: Rollout,
     assert widths == [2]  # of 3, for the last stretch
 
 
-def test_a_growing_cache_changes_nothing_and_is_never_copied(params: Params, rollout: Rollout):
+@pytest.mark.parametrize(("stacked", "rows"), [(True, 6), (False, 6), (False, 1)])
+def test_a_growing_cache_changes_nothing_and_is_never_copied(
+    params: Params, rollout: Rollout, stacked: bool, rows: int
+):
     """In the compiled loops nothing of the size of a cache or of the prefix is made anew, but the
     cache itself by writing one slot in place."""
-    sampler = dataclasses.replace(SAMPLER, cache_lengths=(3, 6))
-    keys = keys_lib.sample_keys(0, "grpo", 7, np.array([10, 11, 12, 13, 14, 15]), 3)
-    prompts = jax.tree.map(jnp.asarray, make_prompts(list(range(6))))
+    model = dataclasses.replace(MODEL, most_unstacked=0 if stacked else 10**6)
+    sampler = dataclasses.replace(SAMPLER, model=model, cache_lengths=(3, 6))
+    keys = keys_lib.sample_keys(0, "grpo", 7, np.array([10, 11, 12, 13, 14, 15])[:rows], 3)
+    prompts = jax.tree.map(jnp.asarray, make_prompts(list(range(rows))))
     compiled = sampling_sampler._sample.lower(sampler, params, prompts, keys).compile()
-    assert_same(jax.device_get(compiled(params, prompts, keys)), rollout)
-    bodies = loop_bodies(compiled.as_text())
-    assert len(bodies) == 2 * 3  # over steps, and over layers within
+    first = jax.tree.map(lambda leaf: leaf[:rows], dataclasses.replace(rollout, num_steps=None))
+    found = jax.device_get(compiled(params, prompts, keys))
+    assert_same(found, dataclasses.replace(first, num_steps=found.num_steps))
     layers, heads, width = 2, 2, 16
-    large = {f"f32[{layers},6,{heads},48,{width}]"}
-    large |= {f"f32[{layers},6,{heads},3,{stop},{width}]" for stop in sampler.stops}
-    for shape in large:
+    if stacked:
+        large = {f"f32[{layers},{rows},{heads},48,{width}]"}
+        caches = [f"f32[{layers},{rows},{heads},3,{stop},{width}]" for stop in sampler.stops]
+    else:
+        large = {f"f32[{rows},{heads},48,{width}]" if rows > 1 else f"f32[{heads},48,{width}]"}
+        caches = [f"f32[{rows * heads * 3},{stop},{width}]" for stop in sampler.stops]
+    bodies = loop_bodies(compiled.as_text(), caches)
+    assert len(bodies) == (2 if stacked else 1) * 3  # over steps, and over layers within
+    for shape in large | set(caches):
         made = [line for body in bodies for line in body if f" = {shape}" in line]
         assert made, shape
         for line in made:
-            assert re.search(r" (get-tuple-element|parameter)\(|dynamic-update-slice", line), line
+            assert re.search(
+                r" (get-tuple-element|parameter|bitcast)\(|dynamic-update-slice", line
+            ), line
 
 
 def assert_same(found: Rollout, expected: Rollout) -> None:
@@ -232,12 +244,12 @@ def assert_same(found: Rollout, expected: Rollout) -> None:
         )
 
 
-def loop_bodies(text: str) -> list[list[str]]:
-    """The lines of every computation that is the body of a loop inside the decoding loops."""
+def loop_bodies(text: str, shapes: list[str]) -> list[list[str]]:
+    """The lines of every computation that is the body of a loop over arrays of these shapes."""
     computations = {
         match[1]: match[0].splitlines()
         for match in re.finditer(r"^%?([\w.-]+) \(.*?^}", text, re.MULTILINE | re.DOTALL)
     }
     names = re.findall(r"while\(.*body=%?([\w.-]+)", text)
     bodies = [computations[name] for name in names]
-    return [body for body in bodies if any(",3,1,16]" in line for line in body)]
+    return [body for body in bodies if any(shape in line for shape in shapes for line in body)]

@@ -14,7 +14,7 @@ import pytest
 import scipy.special
 
 from jaxqa.sampling import keys as keys_lib
-from jaxqa.sampling.sampler import Rollout, Sampler, SamplingConfig
+from jaxqa.sampling.sampler import DecodeStep, Rollout, Sampler, SamplingConfig
 
 TRACES: list[tuple[int, ...]] = []
 """Shape of the prompts at each compilation of `prefill`."""
@@ -40,6 +40,9 @@ class Cache(NamedTuple):
     def grow(self, length: int) -> "Cache":
         missing = length - self.tokens.shape[2]
         return Cache(jnp.pad(self.tokens, [(0, 0), (0, 0), (0, missing)], constant_values=-1))
+
+    def flat(self) -> "Cache":
+        return self
 
     def take(self, sources: jax.Array) -> "Cache":
         flat = self.tokens.reshape(-1, self.tokens.shape[2])
@@ -73,8 +76,11 @@ class Bigram:
     def init_cache(self, prefix: Prefix, *, num_samples: int, length: int) -> Cache:
         return Cache(jnp.full((prefix.mask.shape[0], num_samples, length), -1, jnp.int32))
 
-    def decode(
-        self, params: Any, prefix: Prefix, cache: Cache, token_ids: jax.Array, step: jax.Array
+    def decoder(self, params: Any, prefix: Prefix) -> DecodeStep:
+        return functools.partial(self._decode, prefix)
+
+    def _decode(
+        self, prefix: Prefix, cache: Cache, token_ids: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Cache]:
         DECODES.append(cache.tokens.shape)
         cache = Cache(jax.lax.dynamic_update_index_in_dim(cache.tokens, token_ids, step, axis=2))

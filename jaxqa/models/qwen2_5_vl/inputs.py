@@ -177,18 +177,33 @@ class Cache:
     """Keys and values of completion tokens, T slots, filled from the front.
 
     Attributes:
-        key: [L B K G T H], rotated.
-        value: [L B K G T H].
+        key: rotated; one array [L B K G T H], or for each layer one of its own, [B K G T H].
+        value: as `key`.
     """
 
-    key: jax.Array
-    value: jax.Array
+    key: tuple[jax.Array, ...]
+    value: tuple[jax.Array, ...]
 
     def grow(self, length: int) -> "Cache":
         """Return the cache with room for `length` tokens."""
-        widths = [(0, 0)] * self.key.ndim
-        widths[4] = (0, length - self.key.shape[4])
-        return jax.tree.map(lambda leaf: jnp.pad(leaf, widths), self)
+
+        def longer(leaf: jax.Array) -> jax.Array:
+            added = (0, length - leaf.shape[-2])
+            return jnp.pad(leaf, [*[(0, 0)] * (leaf.ndim - 2), added, (0, 0)])
+
+        return jax.tree.map(longer, self)
+
+    def flat(self) -> "Cache":
+        """Return the cache as a loop should carry it: of a layer's own array the first axes as one.
+
+        XLA drops axes of length 1 where it reads an array, writes into the other shape anew, and
+        so copies the whole cache at every token (jax 0.10.2, CPU).
+        """
+
+        def of(leaf: jax.Array) -> jax.Array:
+            return leaf if leaf.ndim == 6 else leaf.reshape(-1, *leaf.shape[-2:])
+
+        return jax.tree.map(of, self)
 
     def take(self, sources: Int[Array, "D b g"]) -> "Cache":
         """Return the cache of other completions: D blocks of the rows, each with `sources` of its
@@ -199,7 +214,10 @@ class Cache:
             taken = jax.vmap(jax.vmap(_pick, (1, None), 1))(blocks, sources)
             return taken.reshape(-1, *taken.shape[2:])
 
-        return jax.tree.map(jax.vmap(of_layer), self)
+        def of(leaf: jax.Array) -> jax.Array:
+            return jax.vmap(of_layer)(leaf) if leaf.ndim == 6 else of_layer(leaf)
+
+        return jax.tree.map(of, self)
 
 
 def _pick(block: Shaped[Array, "b G T H"], sources: Int[Array, "c g"]) -> Shaped[Array, "c g T H"]:

@@ -7,6 +7,7 @@ the same layers.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, get_args
 
 import jax
@@ -16,13 +17,14 @@ from jax import lax
 
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from jaxqa.models.qwen2_5_vl.inputs import Cache, Prefix, Prompts
-from jaxqa.models.qwen2_5_vl.text import TextTower
+from jaxqa.models.qwen2_5_vl.text import TextTower, read_token_by_layer
 from jaxqa.models.qwen2_5_vl.vision import VisionTower
+from jaxqa.nn.attention import Segment, Slots
 from jaxqa.nn.attention_backends import Backend
 from jaxqa.nn.linear import draw
 from jaxqa.nn.lora import LoraConfig, add_adapters
 from jaxqa.nn.rope import Rotation, multimodal_rotation, text_rotation
-from jaxqa.nn.stack import Remat
+from jaxqa.nn.stack import Remat, each_layer
 from jaxqa.typing import Array, Float, Int, Key, Params
 
 
@@ -75,6 +77,9 @@ class Qwen2_5_VL:
         remat: what the backward pass of a layer computes again, see `jaxqa.nn.stack.Remat`.
         attention: what computes it, chosen by `jaxqa.nn.attention_backends.choose`.
         lora: adapters that `params` hold beside the linear maps; none by default.
+        most_unstacked: text layers of at most so many weights are copied out of their stack for
+            decoding, so that no layer is copied at every token, as a CPU does; 64 Mi are 256 MiB
+            in float32.
     """
 
     config: Qwen2_5_VLConfig
@@ -82,6 +87,7 @@ class Qwen2_5_VL:
     remat: Remat = "none"
     attention: Backend = "xla"
     lora: LoraConfig = LoraConfig()
+    most_unstacked: int = 64 * 2**20
 
     def __post_init__(self) -> None:
         if self.compute_dtype not in ("float32", "bfloat16", "float16"):
@@ -166,44 +172,50 @@ class Qwen2_5_VL:
     def init_cache(self, prefix: Prefix, num_samples: int, length: int) -> Cache:
         """Return an empty cache for `num_samples` completions of `length` tokens per prompt."""
         layers, batch, heads, _, width = prefix.key.shape
-        shape = (layers, batch, heads, num_samples, length, width)
-        # Two arrays: one array in both places could not be donated.
-        return Cache(
-            key=jnp.zeros(shape, prefix.key.dtype), value=jnp.zeros(shape, prefix.key.dtype)
+        shape = (batch, heads, num_samples, length, width)
+        shapes = [shape] * layers if self._decodes_by_layer else [(layers, *shape)]
+        # All of them different: an array in two places could not be donated.
+        key, value = (
+            tuple(jnp.zeros(shape, prefix.key.dtype) for shape in shapes) for _ in range(2)
         )
+        return Cache(key=key, value=value)
 
-    def decode(
-        self,
-        params: Params,
-        prefix: Prefix,
-        cache: Cache,
-        token_ids: Int[Array, "B G"],
-        step: Int[Array, ""],
-    ) -> tuple[Float[Array, "B G D"], Cache]:
-        """Process completion token number `step` of each sample; return what predicts the next.
+    def decoder(self, params: Params, prefix: Prefix) -> Callable[..., Any]:
+        """Return `(cache, token_ids [B G], step) -> (hidden [B G D], cache)`.
 
-        The prompt's keys and values are read once per group, the cache is read by every layer and
-        written once, at `step`.
+        It processes completion token number `step` of each sample and returns what predicts the
+        next. The prompt's keys and values are read once per group, the cache is written at `step`.
+        Make it outside the loop that calls it: what it prepares, it prepares once.
         """
         tower = self._towers(params).model
-        y = tower.embed_tokens(token_ids[:, :, None], dtype=self._dtype)
-        step = step.astype(prefix.next_position.dtype)
-        is_past = jnp.arange(cache.key.shape[4], dtype=step.dtype) < step
-        y, (key, value) = tower.read_token(
-            y,
-            self._text_rotation(prefix.next_position[:, None] + step),
-            prompt=(prefix.key, prefix.value, prefix.mask),
-            past=(cache.key, cache.value, is_past),
-        )
-        write = functools.partial(lax.dynamic_update_slice_in_dim, start_index=step, axis=4)
-        cache = Cache(key=write(cache.key, key), value=write(cache.value, value))
-        return tower.norm(y)[:, :, 0], cache
+        by_layer = _by_layer(tower, prefix) if self._decodes_by_layer else None
+
+        def decode(cache: Cache, token_ids: Array, step: Array) -> tuple[Array, Cache]:
+            y = tower.embed_tokens(token_ids[:, :, None], dtype=self._dtype)
+            step = step.astype(prefix.next_position.dtype)
+            rotation = self._text_rotation(prefix.next_position[:, None] + step)
+            if by_layer is not None:
+                y, cache = by_layer(y, rotation, cache, step)
+            else:
+                y, cache = _stacked(tower, prefix, y, rotation, cache, step)
+            return tower.norm(y)[:, :, 0], cache
+
+        return decode
 
     def head(self, params: Params) -> Float[Array, "V D"]:
         """Return the output table, in the parameters' dtype: logits = hidden @ head.T."""
         if self.config.text.tie_word_embeddings:
             return params["model"]["embed_tokens"]["embedding"]
         return params["lm_head"]["weight"]
+
+    @property
+    def _decodes_by_layer(self) -> bool:
+        """Whether the text layers' weights are few enough to be copied."""
+        text = self.config.text
+        attention = 2 + 2 * text.num_key_value_heads / text.num_attention_heads
+        width = text.hidden_size
+        count = width * (attention * width + 3 * text.intermediate_size) * text.num_hidden_layers
+        return count <= self.most_unstacked
 
     @property
     def _dtype(self) -> jnp.dtype:
@@ -232,6 +244,45 @@ class Qwen2_5_VL:
             sections=text.mrope_section,
         )
         return jnp.where(index >= 0, placed, tokens), rotation
+
+
+def _stacked(
+    tower: TextTower,
+    prefix: Prefix,
+    y: Float[Array, "B G 1 D"],
+    rotation: Rotation,
+    cache: Cache,
+    step: Int[Array, ""],
+) -> tuple[Float[Array, "B G 1 D"], Cache]:
+    """Run a token through layers in a loop; the cache is one array, written once, after it."""
+    (past_key,), (past_value,) = cache.key, cache.value
+    is_past = jnp.arange(past_key.shape[4], dtype=step.dtype) < step
+    y, (key, value) = tower.read_token(
+        y,
+        rotation,
+        prompt=(prefix.key, prefix.value, prefix.mask),
+        past=(past_key, past_value, is_past),
+    )
+    write = functools.partial(lax.dynamic_update_slice_in_dim, start_index=step, axis=4)
+    return y, Cache(key=(write(past_key, key),), value=(write(past_value, value),))
+
+
+def _by_layer(tower: TextTower, prefix: Prefix) -> Callable[..., tuple[Array, Cache]]:
+    """As `_stacked`, through layers that stand one by one, each with an array of the cache."""
+    layers = each_layer(tower.layers)
+    prompt = [
+        Segment(prefix.key[number], prefix.value[number], prefix.mask)
+        for number in range(len(layers))
+    ]
+
+    def read(y: Array, rotation: Rotation, cache: Cache, step: Array) -> tuple[Array, Cache]:
+        pairs = zip(cache.key, cache.value, strict=True)
+        past = [Slots(key, value, step) for key, value in pairs]
+        y, written = read_token_by_layer(layers, y, rotation, prompt=prompt, past=past)
+        key, value = zip(*written, strict=True)
+        return y, Cache(key=key, value=value)
+
+    return read
 
 
 def _last_token(x: Float[Array, "B S D"], prompts: Prompts) -> Float[Array, "B D"]:

@@ -1,11 +1,13 @@
 """Text tower: one layer serves prompts, groups of completions and single decoding steps."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxqa.models.qwen2_5_vl.config import TextConfig
-from jaxqa.nn.attention import Segment, grouped_attention
+from jaxqa.nn.attention import Segment, Slots, grouped_attention
 from jaxqa.nn.attention_backends import Backend
 from jaxqa.nn.embedding import Embedding
 from jaxqa.nn.feed_forward import GatedFeedForward
@@ -45,9 +47,12 @@ class TextAttention(nnx.Module):
         rotation: Rotation,
         *,
         shared: Segment | None,
-        past: Segment | None,
+        past: Segment | Slots | None,
     ) -> tuple[Float[Array, "B G T D"], KeyValue]:
-        """Return the mixed values and the tokens' own rotated keys and values."""
+        """Return the mixed values and the tokens' own rotated keys and values.
+
+        With `Slots` they are written there before anything is read, and all slots returned.
+        """
         heads, head = self.config.num_key_value_heads, self.config.head_dim
         split = (*x.shape[:3], heads, -1, head)
         cos, sin = rotation
@@ -59,11 +64,14 @@ class TextAttention(nnx.Module):
         query = checkpoint_name(rotate(query, per_query), "query")
         key = checkpoint_name(rotate(key, per_key), "key")
         value = checkpoint_name(value, "value")
-        mixed = grouped_attention(
-            query, (key, value), shared=shared, past=past, backend=self.attention
-        )
+        own: KeyValue | None = (key, value)
+        kept = own
+        if isinstance(past, Slots):
+            past = past.write(own)
+            own, kept, past = None, (past.key, past.value), past.seen()
+        mixed = grouped_attention(query, own, shared=shared, past=past, backend=self.attention)
         mixed = mixed.transpose(0, 2, 3, 1, 4, 5).reshape(x.shape)
-        return self.o_proj(checkpoint_name(mixed, "mixed")), (key, value)
+        return self.o_proj(checkpoint_name(mixed, "mixed")), kept
 
 
 class DecoderLayer(nnx.Module):
@@ -94,11 +102,12 @@ class DecoderLayer(nnx.Module):
         rotation: Rotation,
         *,
         shared: Segment | None = None,
-        past: Segment | None = None,
+        past: Segment | Slots | None = None,
     ) -> tuple[Float[Array, "B G T D"], KeyValue]:
         """Return new activations and the tokens' own keys and values, each [B K G T H].
 
-        A prompt is a group of one without `shared`. `past` holds earlier tokens of the group.
+        A prompt is a group of one without `shared`. `past` holds earlier tokens of the group; if
+        that is in `Slots`, the tokens' own are written there and all of them returned.
         """
         mixed, key_value = self.self_attn(
             self.input_layernorm(x), rotation, shared=shared, past=past
@@ -196,3 +205,22 @@ class TextTower(nnx.Module):
         # Only a loop is certain to have read the cache before its caller writes into it in place.
         inputs = (*prompt[:2], *past[:2])
         return scan_layers(self.layers, step, y, inputs, unroll=False)
+
+
+def read_token_by_layer(
+    layers: Sequence[DecoderLayer],
+    y: Float[Array, "B G 1 D"],
+    rotation: Rotation,
+    *,
+    prompt: Sequence[Segment],
+    past: Sequence[Slots],
+) -> tuple[Float[Array, "B G 1 D"], list[KeyValue]]:
+    """Run one token of each completion through layers that stand one by one; return their slots.
+
+    Nothing is cut out of stacked arrays, which a CPU would copy at every token.
+    """
+    written = []
+    for layer, shared, slots in zip(layers, prompt, past, strict=True):
+        y, pair = layer(y, rotation, shared=shared, past=slots)
+        written.append(pair)
+    return y, written
