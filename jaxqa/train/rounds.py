@@ -149,7 +149,7 @@ def _of_tasks(rounds: Sequence[Round]) -> dict[str, float]:
     for task in np.unique(tasks):
         name, rows = TASKS[task], tasks == task
         found[f"groups_{name}"] = float(rows.sum())
-        found[f"reward_of_{name}"] = _mean(rewards[rows])
+        found[f"group_reward_{name}"] = _mean(rewards[rows])
         found[f"words_{name}"] = _mean(words[rows])
         found[f"group_variance_{name}"] = _mean(rewards[rows].var(axis=1, ddof=1))
     return found

@@ -195,7 +195,7 @@ def test_only_groups_with_a_variance_are_trained_on():
     for task, numbers in (("quality", (0, 2)), ("aesthetics", (1, 3))):
         mine = [line for line in lines if line["example_id"] - 2**60 in numbers]
         rewards = np.mean([line["reward"] for line in mine])
-        assert metrics[f"reward_of_{task}"] == pytest.approx(rewards, rel=1e-5)
+        assert metrics[f"group_reward_{task}"] == pytest.approx(rewards, rel=1e-5)
         words = np.mean([len(line["text"].split()) for line in mine])
         assert metrics[f"words_{task}"] == pytest.approx(words)
 
