@@ -23,7 +23,8 @@ Ablations:
     table 3, 2 or 10 epochs   --config.sft.steps=92 (or 460); rows without RL: the tests after sft
     table 3, 0 epochs         --config.stages="('rapo',)"
     table 4, AVA alone        --config.{aescot,sft,rapo}.sources="('ava',)" (three flags, in bash)
-Figure 6 (entropy over SFT epochs and RL steps) is the metric `entropy` of every step.
+Figure 6 (entropy over SFT epochs and RL steps) is the metric `entropy` of every step; table 3's
+entropy of the policy that RL starts from is `rollout_entropy` of RAPO's first step.
 
 The authors' 15K images are not published as a list: rows are drawn from the whole training splits
 in the same proportion.

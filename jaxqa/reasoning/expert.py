@@ -138,6 +138,13 @@ class ExpertConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
 
 
+REACHED_BY = (
+    *("endpoint", "api_key_env", "concurrency", "timeout_seconds"),
+    *("retries", "backoff_seconds", "cache"),
+)
+"""Options that say how a model at an endpoint is reached, not what it is asked."""
+
+
 def request_key(body: Mapping[str, Any], images: Sequence[bytes], number: int) -> str:
     """Content hash of one call: the JSON body without images, the images, which sample it is."""
     digest = hashlib.sha256(json.dumps([body, number], sort_keys=True).encode())

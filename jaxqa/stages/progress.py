@@ -1,6 +1,7 @@
 """What a stage shows while it trains: a live bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -20,6 +21,13 @@ WAITING = "waiting"
 """Name of the share of the time in which the device waits for data; not logged: it is not the
 run's but the machine's."""
 WORTH_SAYING = 0.1
+TROUBLES = {
+    "unparsed": (WORTH_SAYING, "unparsed {:.0%}"),
+    "all_filtered": (1.0, "every group filtered"),
+    "nan_label": (1e-6, "without label {:g}"),
+    "alone_in_pool": (1e-6, "alone in their pool {:g}"),
+}
+"""Metric -> the least that is worth saying, and how it is said."""
 SAID_UNREADABLE = 5
 
 Advance = Callable[[int, Mapping[str, float]], None]
@@ -39,8 +47,20 @@ def show_progress(console: Console, name: str, steps: int, done: int) -> Iterato
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """The few metrics worth watching, in fixed width; waiting for data only where it matters."""
-    shown = [f"{name} {metrics[name]:7.4f}" for name in SHOWN if name in metrics]
+    """The few metrics worth watching, in fixed width; troubles only where there are some.
+
+    A mean over nothing has no number: of no token, where every group is filtered.
+    """
+    values = {name: metrics[name] for name in SHOWN if name in metrics}
+    shown = [
+        f"{name} {value:7.4f}" if math.isfinite(value) else f"{name} {'–':>7}"
+        for name, value in values.items()
+    ]
+    shown += [
+        words.format(metrics[name])
+        for name, (least, words) in TROUBLES.items()
+        if metrics.get(name, 0.0) >= least
+    ]
     if metrics.get(WAITING, 0.0) >= WORTH_SAYING:
         shown.append(f"waits for data {metrics[WAITING]:4.0%}")
     return "  ".join(shown)

@@ -13,6 +13,7 @@ from typing import Any
 from jaxqa import files, processes
 from jaxqa.configuration import to_dict
 from jaxqa.errors import UserError
+from jaxqa.reasoning.expert import REACHED_BY
 from jaxqa.stages.config import RunConfig
 from jaxqa.train import json_lines
 
@@ -154,17 +155,31 @@ def _resolved(config: RunConfig) -> dict[str, Any]:
 
 
 def _check_owner(path: Path, config: RunConfig) -> None:
-    """Raise UserError if another config claimed the directory."""
+    """Raise UserError if another config claimed the directory.
+
+    How an expert at an endpoint is reached may be another each time: servers move and tire.
+    """
     if not path.exists():
         return
     written, resolved = files.read_json(path), _resolved(config)
-    if written != resolved:
+    if _lasting(written) != _lasting(resolved):
         names = sorted(_differences(written, resolved))
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise UserError(
             f"work directory {path.parent} was written by another config; they differ in {shown}; "
             "use the same options to go on, or a new --workdir"
         )
+
+
+def _lasting(value: Any) -> Any:
+    """A config without how its experts are reached."""
+    if not isinstance(value, dict):
+        return value
+    left = {key: _lasting(part) for key, part in value.items()}
+    if value.get("endpoint"):
+        left |= dict.fromkeys(REACHED_BY)
+        left["endpoint"] = True
+    return left
 
 
 def _differences(old: Any, new: Any, at: str = "") -> Iterator[str]:

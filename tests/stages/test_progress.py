@@ -1,6 +1,7 @@
 """What a stage shows: its metrics, and waiting for data where it matters."""
 
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,13 @@ def shown(function, *arguments):
 def test_waiting_is_shown_from_a_tenth_of_the_time_on():
     assert progress.describe({"loss": 0.5, "other": 1.0}) == "loss  0.5000"
     assert progress.describe({"loss": 0.5, "waiting": 0.09}) == "loss  0.5000"
+    healthy = {"unparsed": 0.02, "all_filtered": 0.0, "nan_label": 0.0, "alone_in_pool": 0.0}
+    assert progress.describe({"loss": 0.5} | healthy) == "loss  0.5000"
+    ill = {"entropy": math.nan, "unparsed": 1.0, "all_filtered": 1.0, "alone_in_pool": 3.0}
+    assert progress.describe(ill | {"nan_label": 0.5}) == (
+        "entropy       \N{EN DASH}  unparsed 100%  every group filtered  without label 0.5  "
+        "alone in their pool 3"
+    )
     assert progress.describe({"reward": 1.0, "waiting": 0.25}) == (
         "reward  1.0000  waits for data  25%"
     )

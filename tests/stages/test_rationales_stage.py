@@ -25,7 +25,7 @@ from jaxqa.scoring.scorer import Scorer
 from jaxqa.stages import kinds, rationales, run
 from jaxqa.stages.config import RunConfig, parse_config
 from jaxqa.stages.setup import Setup, set_up
-from jaxqa.stages.workdir import WorkDir
+from jaxqa.stages.workdir import WorkDir, open_workdir
 from jaxqa.train.json_lines import write_json_lines
 from jaxqa.train.stop import Stopped, StopRequest
 
@@ -63,6 +63,29 @@ class StopLater(StopRequest):
             self.left -= 1
             self.requested = self.left < 0
         super().check(work)
+
+
+ENDPOINT = {"own__expert__endpoint": "http://old:1/v1", "own__expert__model": "some"}
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"own__expert__endpoint": "http://new:2/v1", "own__expert__api_key_env": "KEY"}, None),
+        ({"own__expert__timeout_seconds": "900.0", "own__expert__retries": "9"}, None),
+        ({"own__expert__concurrency": "1", "own__expert__backoff_seconds": "9.0"}, None),
+        ({"own__expert__cache": "elsewhere"}, None),
+        ({"own__expert__model": "another", "own__expert__retries": "9"}, "expert.model"),
+        ({"own__expert__endpoint": "", "own__expert__model": ""}, "expert.endpoint"),
+        ({"own__expert__max_pixels": "100"}, "expert.max_pixels"),
+    ],
+)
+def test_a_run_goes_on_whatever_its_expert_is_reached_by(data, tmp_path, change, refused):
+    with open_workdir(tmp_path, configured(data, **ENDPOINT)) as work:
+        work.claim(configured(data, **ENDPOINT))
+    with pytest.raises(UserError, match=refused) if refused else contextlib.nullcontext():
+        with open_workdir(tmp_path, configured(data, **(ENDPOINT | change))):
+            pass
 
 
 def write(made: Setup, stop: StopRequest | None = None) -> dict[str, Any]:
