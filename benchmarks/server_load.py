@@ -1,6 +1,6 @@
 """The reward server under load, beside the offline scorer in the same run.
 
-    python benchmarks/server_load.py --model=runs/demo/export
+    python benchmarks/server_load.py --model=runs/demo/export --valid 0.2 --serve --modes think
 
 Starts `jaxqa serve` in a process of its own, with what the command line gives unless told
 otherwise, and measures, in this order:
@@ -239,7 +239,12 @@ def _flags() -> argparse.Namespace:
     flags.add_argument("--requests", type=int, default=20_000, help="mixed (default 20000)")
     flags.add_argument("--clients", type=int, default=64, help="of mixed requests (default 64)")
     flags.add_argument("--valid", type=float, default=0.3, help="share of them (default 0.3)")
-    flags.add_argument("--serve", nargs="*", default=[], help="more flags of `jaxqa serve`")
+    flags.add_argument(
+        "--serve",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="all that follows are flags of `jaxqa serve`, such as --modes think",
+    )
     return flags.parse_args()
 
 

@@ -144,12 +144,17 @@ def _other(text: str) -> tuple[str, str | None, Path]:
 def _makers(flags: argparse.Namespace) -> "Makers":
     from jaxqa.selection.run import Makers
 
-    for role in ("generator", "editor"):
-        if flags.jobs > 1 and (getattr(flags, role) or "").startswith("diffusers="):
-            raise UserError(
-                f"--jobs={flags.jobs}: a pipeline makes one image at a time; leave --jobs out, or "
-                "give --generator=command=..."
-            )
+    kinds = [(getattr(flags, role) or "").partition("=")[0] for role in ("generator", "editor")]
+    if flags.jobs > 1 and "diffusers" in kinds:
+        raise UserError(
+            f"--jobs={flags.jobs}: a pipeline is called once at a time; give --images_per_call, or "
+            "--generator=command=..."
+        )
+    if flags.images_per_call != 1 and "diffusers" not in kinds:
+        raise UserError(
+            f"--images_per_call={flags.images_per_call}: only pipelines make several images in one "
+            "call; give --generator=diffusers=FOLDER, or --jobs"
+        )
     return Makers(
         generator=_maker(flags, "generator"),
         editor=_maker(flags, "editor"),
@@ -181,7 +186,11 @@ def _maker(flags: argparse.Namespace, role: str) -> "Generator | None":
         return python_generators.load_function(what, edits=edits)
     if kind == "diffusers" and what:
         return python_generators.load_pipeline(
-            what, options=_options(flags.pipeline_options), device=flags.device, edits=edits
+            what,
+            options=_options(flags.pipeline_options),
+            device=flags.device,
+            edits=edits,
+            at_once=flags.images_per_call,
         )
     raise UserError(
         f"--{role}={text}; expected command=TEMPLATE, callable=MODULE:FUNCTION or diffusers=FOLDER"

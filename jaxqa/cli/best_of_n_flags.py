@@ -84,6 +84,13 @@ def _makers(flags: argparse._ArgumentGroup) -> None:
         help="commands, or calls of a function, at a time; changes no image (default 1)",
     )
     flags.add_argument(
+        "--images_per_call",
+        type=int,
+        default=1,
+        metavar="N",
+        help="that a pipeline makes together, each from its own seed (default 1)",
+    )
+    flags.add_argument(
         "--timeout", type=float, default=600.0, help="seconds that a command may take (default 600)"
     )
     flags.add_argument(

@@ -37,6 +37,8 @@ def score(argv: Sequence[str] | None) -> int:
     flags = score_flags.parser(__doc__).parse_args(argv)
     items = score_inputs.expand(flags.inputs, prompt=flags.text)
     output = _output(flags)
+    if flags.keep or flags.drop:
+        score_output.check_listable(item.path for item in items)
     if output is not None and _is_finished(flags, output, items):
         return _leave_finished(flags, output, items)
     console = Console(stderr=True)

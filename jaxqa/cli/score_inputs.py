@@ -42,7 +42,7 @@ class Item:
     @property
     def key(self) -> str:
         """Names the item in files."""
-        return self.path if self.prompt is None else f"{self.path}\n{self.prompt}"
+        return self.path if self.prompt is None else f"{self.path}\0{self.prompt}"
 
 
 def expand(inputs: Sequence[str], *, prompt: str | None) -> list[Item]:
@@ -86,12 +86,23 @@ def _expand(text: str) -> Iterable[Item]:
 
 
 def _folder(folder: Path) -> Iterator[Item]:
-    """Images in a folder and in those below it; hidden ones are left out."""
-    for place, folders, files in os.walk(folder):
+    """Images in a folder and in those below it; hidden ones are left out.
+
+    Raises:
+      UserError: a folder cannot be read, so that nobody knows what is missing.
+    """
+    for place, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 yield Item(os.path.join(place, name))
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename}: cannot read the folder: {error.strerror}; give the folders or files "
+        "that can be read"
+    ) from error
 
 
 def _list(path: Path) -> list[Item]:

@@ -149,6 +149,21 @@ class Journal:
         self._file.close()
 
 
+def check_listable(paths: Iterable[str]) -> None:
+    """See that `write_paths` can name all of them.
+
+    Raises:
+      UserError: it cannot.
+    """
+    for path in paths:
+        if path != path.strip() or path.startswith("#") or "\n" in path or "\r" in path:
+            raise UserError(
+                f"{path!r}: --keep and --drop write one path a line, where line breaks, blanks at "
+                "the ends and # at the begin cannot stand; rename it, or give --output=FILE, whose "
+                "column keep says the same"
+            )
+
+
 def write_paths(path: Path, paths: Iterable[str]) -> None:
     """A list of images, one a line.
 
@@ -181,13 +196,19 @@ def _parquet() -> Any:
     return parquet
 
 
+def _utf8(cell: Any) -> Any:
+    """The cell; of text that is no UTF-8, such as some names of files, with escapes, as in CSV."""
+    return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
+
+
 def _encode_parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
     parquet = _parquet()
     import pyarrow
 
     kinds = {name: pyarrow.float64() for name in NUMBERS} | {"keep": pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in columns])
-    table = pyarrow.Table.from_pylist([{n: row.get(n) for n in columns} for row in rows], schema)
+    cells = [{name: _utf8(row.get(name)) for name in columns} for row in rows]
+    table = pyarrow.Table.from_pylist(cells, schema)
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
     return buffer.getvalue()

@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +61,12 @@ class Function:
 
 
 class Pipeline:
-    """A pipeline of diffusers, or any object that is called the same way."""
+    """A pipeline of diffusers, or any object that is called the same way.
+
+    An image's noise comes from a random generator of its own, which its seed names, so it is the
+    same picture alone or in a call for several; sums of another shape round differently, so single
+    values may differ in the last bit of a pixel.
+    """
 
     def __init__(
         self,
@@ -70,34 +75,60 @@ class Pipeline:
         options: Mapping[str, Any] | None = None,
         name: str = "",
         edits: bool = False,
+        at_once: int = 1,
     ):
         """Take a pipeline that is loaded; `load_pipeline` loads one.
 
         Args:
           pipeline: called with prompt, generator, num_images_per_prompt and, of editors, image;
-            its result has `images`.
+            its result has `images`. Of several images, generator is a list; of those of one prompt
+            num_images_per_prompt says how many, else prompt and image are lists.
           options: what else it is called with, such as num_inference_steps.
           name: what a run's settings remember.
           edits: whether it starts from an image.
+          at_once: images of one call, at most.
+
+        Raises:
+          UserError: `at_once` is not at least 1.
         """
+        if at_once < 1:
+            raise UserError(f"{at_once} images in a call of a pipeline; expected at least 1")
         self._pipeline, self._options, self._edits = pipeline, dict(options or {}), edits
+        self.at_once = at_once
         named = ", ".join(f"{key}={value!r}" for key, value in sorted(self._options.items()))
         self.description = f"diffusers={name or type(pipeline).__name__}({named})"
 
     def make(self, request: Request, output: Path) -> None:
         """Call the pipeline; see `Generator`."""
+        self.make_several([request], [output])
+
+    def make_several(self, requests: Sequence[Request], outputs: Sequence[Path]) -> None:
+        """Call the pipeline once for all; see `BatchGenerator`."""
         torch = _import("torch", "a diffusers pipeline draws its noise with it")
-        given = dict(self._options)
-        if self._edits and request.image is not None:
-            given["image"] = Image.fromarray(images.decode(request.image))
+        noise = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
+        given = self._asked(requests)
         with _failures():
-            found = self._pipeline(
-                prompt=request.prompt,
-                generator=torch.Generator("cpu").manual_seed(request.seed),
-                num_images_per_prompt=1,
-                **given,
-            )
-            _save(found.images[0], output)
+            made = self._pipeline(generator=noise if len(noise) > 1 else noise[0], **given).images
+            for picture, output in zip(made, outputs, strict=True):
+                _save(picture, output)
+
+    def _asked(self, requests: Sequence[Request]) -> dict[str, Any]:
+        """What the pipeline is called with, except for the noise."""
+        given, starts = dict(self._options), [request.image for request in requests]
+        if self._edits:
+            pictures = {s: Image.fromarray(images.decode(s)) for s in starts if s is not None}
+            starts = [s and pictures[s] for s in starts]
+        first = requests[0]
+        if all((r.prompt, r.image) == (first.prompt, first.image) for r in requests):
+            prompt, start, each = first.prompt, starts[0], len(requests)
+        else:
+            prompt, start, each = [request.prompt for request in requests], starts, 1
+            for name, value in given.items():  # pipelines want as many as there are prompts
+                if name.startswith("negative_prompt") and isinstance(value, str):
+                    given[name] = [value] * len(requests)
+        if self._edits and None not in starts:
+            given["image"] = start
+        return {"prompt": prompt, "num_images_per_prompt": each, **given}
 
     def cancel(self) -> None:
         """Nothing: Python code cannot be stopped from outside; see `Generator`."""
@@ -122,9 +153,16 @@ def load_function(text: str, *, edits: bool = False) -> Function:
 
 
 def load_pipeline(
-    path: str, *, options: Mapping[str, Any] | None = None, device: str = "", edits: bool = False
+    path: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    device: str = "",
+    edits: bool = False,
+    at_once: int = 1,
 ) -> Pipeline:
     """The pipeline in a folder, on a device; half precision on a GPU, single on a CPU.
+
+    `at_once` images, at most, are made in one call.
 
     Raises:
       UserError: diffusers is missing, or there is no pipeline.
@@ -141,7 +179,9 @@ def load_pipeline(
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no pipeline of diffusers: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return Pipeline(pipeline.to(device), options=options, name=str(path), edits=edits)
+    return Pipeline(
+        pipeline.to(device), options=options, name=str(path), edits=edits, at_once=at_once
+    )
 
 
 @contextlib.contextmanager

@@ -6,16 +6,16 @@ is scored, so that generator and scorer each run without interruption.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent import futures
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxqa.errors import UserError
+from jaxqa.selection import making
 from jaxqa.selection.candidates import Candidate, Selection, plain_score
-from jaxqa.selection.generators import GenerationError, Request, produce
-from jaxqa.selection.generators import Generator as ImageGenerator
+from jaxqa.selection.generators import Generator
 from jaxqa.selection.journal import Journal
+from jaxqa.selection.making import Task
 from jaxqa.selection.panel import Panel
 from jaxqa.selection.prompt_sets import PromptSet
 from jaxqa.selection.reflection import WORST, Reflection
@@ -38,8 +38,8 @@ class Makers:
         one is for commands, and for functions that may be called so.
     """
 
-    generator: ImageGenerator | None = None
-    editor: ImageGenerator | None = None
+    generator: Generator | None = None
+    editor: Generator | None = None
     candidates: int = 4
     seed: int = 0
     jobs: int = 1
@@ -190,71 +190,30 @@ class _Run:
         return going
 
     def _make(self, wanted: Sequence[tuple[Selection, list[Candidate]]]) -> None:
-        tasks = []
+        owners, tasks = [], []
         for selection, plan in wanted:
             best = selection.best(self.panel.weights)
             start = Path(best.path).absolute() if best is not None and best.path else None
-            tasks += [(selection, candidate, start) for candidate in plan]
+            tasks += [self._task(selection.prompts.key, candidate, start) for candidate in plan]
+            owners += [selection] * len(plan)
         made: dict[int, Candidate] = {}
-        with contextlib.closing(self._making(tasks)) as making:
-            for place, candidate in making:
+        with contextlib.closing(making.make(tasks, self.journal, self.makers.jobs)) as steps:
+            for place, candidate in steps:
                 made[place] = candidate
                 self.watch("make", len(made), len(tasks))
-        for place, (selection, _, _) in enumerate(tasks):
+        for place, selection in enumerate(owners):
             selection.candidates.append(made[place])
 
-    def _making(
-        self, tasks: Sequence[tuple[Selection, Candidate, Path | None]]
-    ) -> Generator[tuple[int, Candidate], None, None]:
-        """Number and candidate of each task, as they are ready; once closed, the rest is given up.
-
-        One at a time is made in this thread, which is where some libraries want to be called.
-        """
-        if self.makers.jobs == 1:
-            for place, (selection, wanted, start) in enumerate(tasks):
-                yield place, self._made(selection.prompts.key, wanted, start)
-            return
-        pool = futures.ThreadPoolExecutor(self.makers.jobs, thread_name_prefix="make")
-        try:
-            places = {
-                pool.submit(self._made, selection.prompts.key, wanted, start): place
-                for place, (selection, wanted, start) in enumerate(tasks)
-            }
-            for done in futures.as_completed(places):
-                yield places[done], done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for maker in filter(None, (self.makers.generator, self.makers.editor)):
-                maker.cancel()
-            raise
-        finally:
-            pool.shutdown(wait=True)
-
-    def _made(self, key: str, wanted: Candidate, start: Path | None) -> Candidate:
-        """A candidate that was made now, or in an earlier run."""
+    def _task(self, key: str, wanted: Candidate, start: Path | None) -> Task:
         edits = self.makers.editor is not None and wanted.round > 0
         maker = self.makers.editor if edits else self.makers.generator
-        seed = wanted.seed
-        assert maker is not None and seed is not None
-        wanted = dataclasses.replace(wanted, start=str(start) if edits and start else None)
-        known = self.journal.recall(key, wanted.number)
-        if known is not None and _is_made(known, wanted):
-            return known
-        output = self.folder / "candidates" / key / "samples" / f"{wanted.number:05d}.png"
-        request = Request(
-            prompt=wanted.instruction,
-            seed=seed,
-            number=wanted.number,
-            image=start if edits else None,
+        assert maker is not None
+        return Task(
+            key=key,
+            wanted=dataclasses.replace(wanted, start=str(start) if edits and start else None),
+            maker=maker,
+            output=self.folder / "candidates" / key / "samples" / f"{wanted.number:05d}.png",
         )
-        try:
-            produce(maker, request, output.absolute())
-        except GenerationError as error:
-            made = dataclasses.replace(wanted, error=str(error))
-        else:
-            made = dataclasses.replace(wanted, path=str(output))
-        self.journal.add_image(key, made)
-        return made
 
     def _score(self, selections: Iterable[Selection]) -> None:
         left = [
@@ -278,12 +237,6 @@ class _Run:
                 )
                 done += 1
                 self.watch("score", done, len(left))
-
-
-def _is_made(known: Candidate, wanted: Candidate) -> bool:
-    """Whether an earlier run made this image, and from the same."""
-    same = (known.instruction, known.start) == (wanted.instruction, wanted.start)
-    return same and known.path is not None and Path(known.path).is_file()
 
 
 def _check(

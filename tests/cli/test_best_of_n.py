@@ -208,6 +208,8 @@ def test_a_stop_request_keeps_what_is_done(folder, model, tmp_path, capsys, monk
         (["{prompts}", "--generator=command=x {prompt}"], "lacks {output}"),
         (["{prompts}", "--generator=command=x {prompt} {output}", "--n=0"], "candidates is 0"),
         (["{prompts}", "--generator=callable=x"], "expected MODULE:FUNCTION"),
+        (["{prompts}", "--generator=callable=x:y", "--images_per_call=2"], "only pipelines make"),
+        (["{prompts}", "--generator=diffusers=x", "--jobs=2"], "give --images_per_call"),
         (["{prompts}", "--generator=callable=x:y"], "No module named 'x'"),
         (["{folder}", "--output={folder}"], "is not empty"),
     ],

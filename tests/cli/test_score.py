@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -347,6 +348,41 @@ def test_lists_to_keep_and_to_drop(folder, model, tmp_path):
     assert names(map(Item, keep.read_text().splitlines())) == ["c d.jpg", "e.webp", "é.png"]
     assert names(map(Item, drop.read_text().splitlines())) == ["a.png", "b.PNG"]
     assert names(expand([str(keep)], prompt=None)) == ["c d.jpg", "e.webp", "é.png"]
+
+
+def test_names_of_all_kinds(folder, model, tmp_path, capsys):
+    """Line breaks, and bytes that are no UTF-8; what a list of paths cannot name is refused."""
+    odd = ["two\nlines.png", "caf\udce9.png", "日本 🌸.png"]
+    for name in odd:
+        shutil.copyfile(folder / "a.png", folder / name)
+    for suffix in ("csv", "jsonl", "parquet"):
+        output = tmp_path / f"out.{suffix}"
+        run(model, folder, f"--output={output}")
+        found = {Path(row["path"]).name for row in score_output.read_rows(output)}
+        shown = {name if suffix == "jsonl" else name.replace("\udce9", "\\udce9") for name in odd}
+        assert shown <= found and len(found) == len(LEVELS) + len(odd)
+    capsys.readouterr()
+    run(model, folder, "--top=1", f"--keep={tmp_path / 'keep.txt'}", status=2)
+    assert "line breaks, blanks at the ends and #" in capsys.readouterr().err
+    assert not (tmp_path / "keep.txt").exists()
+    for name in odd[:2]:
+        (folder / name).unlink()
+    run(model, folder, "--top=8", f"--keep={tmp_path / 'keep.txt'}")
+    assert len(expand([str(tmp_path / "keep.txt")], prompt=None)) == len(LEVELS) + 1
+
+
+def test_a_folder_that_cannot_be_read_is_no_hole(folder, model, capsys, monkeypatch):
+    real = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    run(model, folder, status=2)
+    error = capsys.readouterr().err
+    assert f"{folder / 'sub'}: cannot read the folder: Permission denied" in error
 
 
 @pytest.mark.parametrize("seed", range(5))

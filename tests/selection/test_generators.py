@@ -1,5 +1,6 @@
 """Commands, functions and pipelines that make images."""
 
+import dataclasses
 import shutil
 import sys
 import time
@@ -14,7 +15,12 @@ from PIL import Image
 from jaxqa.errors import UserError
 from jaxqa.selection import python_generators
 from jaxqa.selection.commands import Command
-from jaxqa.selection.generators import GenerationError, Request, produce
+from jaxqa.selection.generators import (
+    GenerationError,
+    Request,
+    produce,
+    produce_several,
+)
 from jaxqa.selection.python_generators import Function, Pipeline
 
 HOSTILE = "$(touch pwned) `touch pwned`; touch pwned | \"'\n -rf * {output} {seed} é \\"
@@ -182,8 +188,19 @@ class StandInPipeline:
         import torch
 
         self.calls.append((prompt, num_images_per_prompt, options))
-        noise = torch.rand((4, 4, 3), generator=generator).numpy()
-        return SimpleNamespace(images=[Image.fromarray((noise * 255).astype(np.uint8))])
+        generators = generator if isinstance(generator, list) else [generator]
+        prompts = prompt if isinstance(prompt, list) else [prompt] * num_images_per_prompt
+        assert (
+            len(generators)
+            == len(prompts)
+            == num_images_per_prompt * (len(prompt) if isinstance(prompt, list) else 1)
+        )
+        if "impossible" in prompts:
+            raise torch.OutOfMemoryError("too many")
+        noise = [torch.rand((4, 4, 3), generator=g).numpy() for g in generators]
+        return SimpleNamespace(
+            images=[Image.fromarray((each * 255).astype(np.uint8)) for each in noise]
+        )
 
 
 @pytest.mark.torch
@@ -201,6 +218,46 @@ def test_pipelines_are_called_as_diffusers_does(tmp_path):
     Pipeline(pipeline, edits=True).make(request(image=start), paths[0])
     assert pipeline.calls[-1][2]["image"].getpixel((0, 0)) == (101, 101, 101)
     assert Pipeline(pipeline).description == "diffusers=StandInPipeline()"
+
+
+@pytest.mark.torch
+def test_several_images_in_one_call_of_a_pipeline(tmp_path):
+    """Each is the image that its request alone gives; one that fails costs no other."""
+    pytest.importorskip("torch", reason="needs torch")
+    prompts = ["a cat"] * 3 + ["a dog", "impossible", "a cat"]
+    asked = [Request(prompt=p, seed=n, number=n) for n, p in enumerate(prompts)]
+
+    def make(name, pipeline, requests, **options):
+        maker = Pipeline(pipeline, **options)
+        outputs = [tmp_path / name / f"{r.number}.png" for r in requests]
+        errors = produce_several(maker, requests, outputs)
+        made = [None if e else path.read_bytes() for e, path in zip(errors, outputs, strict=True)]
+        return made, [str(error) for error in errors if error]
+
+    alone, why = make("alone", StandInPipeline(), asked)
+    assert [made is None for made in alone] == [n == 4 for n in range(6)]
+    assert why == ["OutOfMemoryError: too many"]
+    together = StandInPipeline()
+    assert make("together", together, asked, at_once=6) == (alone, why)
+    assert len(together.calls) == 7  # one for all, which fails, and one each
+    options = {"negative_prompt": "blur", "num_inference_steps": 2}
+    for requests, call in (
+        (asked[:3], ("a cat", 3, options)),
+        (asked[2:4], (["a cat", "a dog"], 1, {**options, "negative_prompt": ["blur"] * 2})),
+    ):
+        pipeline = StandInPipeline()
+        made, _ = make("some", pipeline, requests, at_once=3, options=options)
+        assert made == [alone[r.number] for r in requests] and pipeline.calls == [call]
+    starts = [write_picture(tmp_path / f"{level}.png", level) for level in (10, 200)]
+    for images, wanted in ((starts, [10, 200]), (starts[:1] * 2, 10)):
+        editor = StandInPipeline()
+        edits = [dataclasses.replace(asked[n], image=image) for n, image in enumerate(images)]
+        make("edited", editor, edits, edits=True, at_once=2)
+        (given,) = [options["image"] for _, _, options in editor.calls]
+        levels = [i.getpixel((0, 0))[0] for i in (given if isinstance(given, list) else [given])]
+        assert levels == (wanted if isinstance(wanted, list) else [wanted])
+    with pytest.raises(UserError, match="0 images in a call of a pipeline"):
+        Pipeline(together, at_once=0)
 
 
 def test_without_diffusers_it_is_said(monkeypatch):
@@ -261,6 +318,16 @@ def test_a_real_pipeline(tmp_path):
         produce(maker, Request(prompt=prompt, seed=seed, number=number), path)
         made.append(path.read_bytes())
     assert made[0] == made[1] and len(set(made)) == 3
+    asked = [Request(prompt=p, seed=s, number=n) for n, (p, s) in enumerate(asked)]
+    several = load(folder, options={"num_inference_steps": 2, "negative_prompt": "bad"}, at_once=4)
+    single = load(folder, options={"num_inference_steps": 2, "negative_prompt": "bad"})
+    for requests in (asked, asked[:3]):  # two prompts, and one
+        paths = [tmp_path / f"{len(requests)}_{r.number}.png" for r in requests]
+        several.make_several(requests, paths)  # in one call, or it raises
+        for each, path in zip(requests, paths, strict=True):
+            produce(single, each, tmp_path / "alone.png")
+            pixels, alone = (np.asarray(Image.open(p), int) for p in (path, tmp_path / "alone.png"))
+            assert np.abs(pixels - alone).max() <= 1 and alone.std() > 3
     editor = load(folder, options={"num_inference_steps": 4, "strength": 0.5}, edits=True)
     edited = []
     for name in ("0.png", "2.png"):
@@ -268,6 +335,14 @@ def test_a_real_pipeline(tmp_path):
         produce(editor, request(image=tmp_path / name), path)
         edited.append(path.read_bytes())
     assert edited[0] != edited[1]  # what it starts from counts
+    both = [request(image=tmp_path / name) for name in ("0.png", "2.png")]
+    editor.make_several(both, [tmp_path / "x.png", tmp_path / "y.png"])
+    for name, alone in zip("xy", ("0", "2"), strict=True):
+        pixels, wanted = (
+            np.asarray(Image.open(tmp_path / f"{stem}.png"), int)
+            for stem in (name, f"edited_{alone}")
+        )
+        assert np.abs(pixels - wanted).max() <= 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no pipeline of diffusers"):
         load(str(tmp_path / "empty"))

@@ -91,6 +91,55 @@ def test_several_are_made_at_a_time_and_are_the_same(tmp_path, judges):
     assert again.settings() == several.settings()
 
 
+class Several(Function):
+    """Makes up to four images in a call, unless one of them cannot be made."""
+
+    at_once = 4
+
+    def __init__(self, function):
+        super().__init__(function, name="counting")
+        self.calls = []
+
+    def make_several(self, requests, outputs):
+        self.calls.append([(request.prompt, request.seed) for request in requests])
+        for request, output in zip(requests, outputs, strict=True):
+            self.make(request, output)
+
+
+def test_several_are_made_in_a_call_and_are_the_same(tmp_path, judges):
+    """Over the borders of prompts, in rounds of reflection too, and after a stop."""
+    options = {"reflection": Reflection(rounds=1, candidates=2)}
+    texts, one = prompts("40", "60"), counting(**{"60": (1,)})[0]
+    wanted = best_of_n(
+        texts, judges, tmp_path / "one", makers=Makers(generator=one, candidates=3), **options
+    )
+    maker = Several(counting(**{"60": (1,)})[0]._function)
+    makers = Makers(generator=maker, candidates=3)
+
+    def watch(what, done, total):
+        if len(maker.calls) == 1 and done == 2 and not watch.stopped:
+            watch.stopped = True
+            raise Stop
+
+    watch.stopped = False
+    with pytest.raises(Stop):
+        best_of_n(texts, judges, tmp_path / "four", makers=makers, watch=watch, **options)
+    found = best_of_n(
+        texts, judges, tmp_path / "four", makers=makers, resume=True, watch=watch, **options
+    )
+    first = [("40", 0), ("40", 1), ("40", 2), ("60", 0)]
+    assert maker.calls[:2] == [first, [("60", 1), ("60", 2)]]  # four were written down
+    assert [len(call) for call in maker.calls[2:]] == [4]
+
+    def told(selections):
+        return [
+            [(c.number, c.seed, c.instruction, c.scores, c.error) for c in s.candidates]
+            for s in selections
+        ]
+
+    assert told(found) == told(wanted)
+
+
 @pytest.mark.parametrize("error", [KeyError("a bug"), Stop()])
 def test_what_other_threads_make_is_given_up(tmp_path, judges, error):
     """A bug, or a request to stop, ends the programs that run; they are made by a later run."""

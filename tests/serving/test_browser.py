@@ -16,14 +16,14 @@ from local_server import png, running
 from PIL import Image
 from writing_stand_in import REASONS, WritingModel
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs jaxqa[browser]")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs `pip install 'jaxqa[browser]'`")
 CHROMIUM = os.environ.get("JAXQA_CHROMIUM") or shutil.which("chromium")
 SCREENSHOTS = os.environ.get("JAXQA_SCREENSHOTS")
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's, or set JAXQA_CHROMIUM"),
 ]
 
 
