@@ -16,14 +16,17 @@ from local_server import png, running
 from PIL import Image
 from writing_stand_in import REASONS, WritingModel
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs `pip install 'jaxqa[browser]'`")
+WHERE = "`pip install 'jaxqa[browser]'`"
+playwright = pytest.importorskip("playwright.sync_api", reason=f"the page's tests need {WHERE}")
 CHROMIUM = os.environ.get("JAXQA_CHROMIUM") or shutil.which("chromium")
 SCREENSHOTS = os.environ.get("JAXQA_SCREENSHOTS")
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's, or set JAXQA_CHROMIUM"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium: install Debian's `chromium`, or set JAXQA_CHROMIUM"
+    ),
 ]
 
 
