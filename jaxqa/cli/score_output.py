@@ -159,7 +159,7 @@ def check_listable(paths: Iterable[str]) -> None:
         if path != path.strip() or path.startswith("#") or "\n" in path or "\r" in path:
             raise UserError(
                 f"{path!r}: --keep and --drop write one path a line, where line breaks, blanks at "
-                "the ends and # at the begin cannot stand; rename it, or give --output=FILE, whose "
+                "the ends and # at the start cannot stand; rename it, or give --output=FILE, whose "
                 "column keep says the same"
             )
 
