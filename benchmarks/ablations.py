@@ -134,7 +134,7 @@ def run(workdir: Path, name: str, arm: str, seed: int) -> None:
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "commit": _commit(),
-        "command": f"python {' '.join(command)}",
+        "command": " ".join(("python", command[0], f"--workdir=$WORKDIR/{place.name}", *given)),
         **outcome(place, study),
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
