@@ -66,6 +66,7 @@ class Screen:
             ("aliased", of("aliased")),
             ("temporaries", of("temporaries")),
             ("peak", of("peak")),
+            ("at one time", of("live")),
             ("waiting beside it", [_gib(f.beside) for f in findings]),
             ("peak in all", [_gib(f.total) if f.memory else "-" for f in findings]),
             ("limit", [limit] * len(findings)),

@@ -54,6 +54,8 @@ class Memory:
       aliased: outputs that take the place of donated arguments.
       temporaries: everything else while it runs.
       program: the code.
+      live: the most that arguments, outputs and temporaries are at one time, padding and gaps
+        between arrays left out: a lower bound, without the code.
     """
 
     arguments: int
@@ -61,6 +63,7 @@ class Memory:
     aliased: int
     temporaries: int
     program: int
+    live: int
 
     @property
     def peak(self) -> int:
@@ -77,6 +80,7 @@ def memory(compiled: jax.stages.Compiled) -> Memory:
         aliased=found.alias_size_in_bytes,
         temporaries=found.temp_size_in_bytes,
         program=found.generated_code_size_in_bytes,
+        live=found.peak_memory_in_bytes,
     )
 
 

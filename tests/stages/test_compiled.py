@@ -77,6 +77,7 @@ def test_a_real_program(donated):
     assert memory.arguments == memory.outputs == 512
     assert memory.aliased == 512 * donated
     assert memory.peak == 1024 - memory.aliased + memory.temporaries + memory.program
+    assert memory.live == 1024 - memory.aliased
 
 
 def test_rows_stay_where_they_are_and_weights_are_gathered():
