@@ -82,6 +82,8 @@ def evaluate(argv: Sequence[str] | None) -> int:
         message = f"{stopped}; run the same command again to go on"
         console.print(message, highlight=False, soft_wrap=True)
         return STOPPED_STATUS
+    for store in stores.values():
+        store.refresh()
     if missing := _missing(selections, stores, models):
         return _report_missing(missing, _missing(selections, stores, models, shard), shard)
     answered = [_entry(name, s, stores[name, s.title]) for name in models for s in selections]

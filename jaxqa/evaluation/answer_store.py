@@ -50,9 +50,17 @@ class AnswerStore:
         self._settings = settings
         self._shard = shard
         self.answers: dict[int, Prediction] = {}
+        self._file: JsonLines | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again: the processes that share the work have answered meanwhile.
+
+        Raises:
+          UserError: answers of other settings, or damaged ones.
+        """
         for path in self._paths():
             self.answers.update({p.example_id: p for p in self._read(path)})
-        self._file: JsonLines | None = None
 
     @property
     def path(self) -> Path:

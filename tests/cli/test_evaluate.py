@@ -182,6 +182,22 @@ def test_shards_together_make_the_whole(finished, model, data, tmp_path, capsys)
     assert names == [f"kadid10k.tatar.{i}-of-3.jsonl" for i in range(3)]
 
 
+def test_a_shard_sees_what_others_answered_while_it_ran(model, data, tmp_path, monkeypatch):
+    """The last of several processes that run at one time writes the table."""
+    whole = evaluate.answer_all
+
+    def then_the_other_shard(*arguments, **more):
+        whole(*arguments, **more)
+        monkeypatch.setattr(evaluate, "answer_all", whole)
+        run(*flags(model, data, tmp_path / "other.csv"), *shared, "--shard=1/2")
+
+    shared = [f"--answers={tmp_path / 'answers'}"]
+    monkeypatch.setattr(evaluate, "answer_all", then_the_other_shard)
+    run(*flags(model, data, tmp_path / "table.csv"), *shared, "--shard=0/2")
+    rows = (tmp_path / "table.csv").read_text()
+    assert rows == (tmp_path / "other.csv").read_text() and ",7,0," in rows
+
+
 @pytest.mark.slow
 def test_mean_scores(model, data, tmp_path):
     run(*flags(model, data, tmp_path / "mean.csv"), "--decoding=mean", "--samples=3")
