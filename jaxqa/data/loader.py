@@ -74,8 +74,8 @@ class Loader(Iterator[PromptBatch]):
 
     Attributes:
         waited: seconds for which `take` has kept an idle device waiting.
-        unreadable: why the image of an example could not be read, by example id, of those that
-            this process has met.
+        unreadable: why the image of an example could not be read, of those that this process has
+            met; by the example's place among those of all sources, since two may share ids.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Loader(Iterator[PromptBatch]):
         schedule: Schedule,
         build: Callable[[PlannedBatch], PromptBatch],
         *,
+        local: Int[np.ndarray, " b"],
         num_workers: int,
         fingerprint: str,
         most_unreadable: int,
@@ -90,6 +91,7 @@ class Loader(Iterator[PromptBatch]):
         """Use `train_loader` or `evaluation_loader`."""
         self._schedule = schedule
         self._build = build
+        self._local = local
         self._num_workers = num_workers
         self._fingerprint = fingerprint
         self._next = 0
@@ -123,9 +125,12 @@ class Loader(Iterator[PromptBatch]):
         return batch
 
     def _remember_errors(self, batch: PromptBatch) -> None:
-        for example_id, error in zip(batch.example_ids.tolist(), batch.errors, strict=True):
+        if not any(batch.errors):
+            return
+        rows = self._schedule[self._next].rows[self._local].tolist()
+        for row, error in zip(rows, batch.errors, strict=True):
             if error is not None:
-                self.unreadable[example_id] = error
+                self.unreadable[row] = error
         if len(self.unreadable) > self._most_unreadable:
             raise UserError(
                 f"{len(self.unreadable)} images cannot be read, more than half of all; the last: "
@@ -284,18 +289,15 @@ def _loader(
     order: Any,
 ) -> Loader:
     example_ids = np.array([example.example_id for example in builder.examples], np.int64)
-    build = functools.partial(
-        _build,
-        builder,
-        local=share.rows(config.batch_size),
-        target_lengths=measured[1],
-    )
+    local = share.rows(config.batch_size)
+    build = functools.partial(_build, builder, local=local, target_lengths=measured[1])
     digest = hashlib.blake2b(repr((config.batch_size, order)).encode(), digest_size=8)
     for part in (example_ids, *measured):
         digest.update(part.tobytes())
     return Loader(
         schedule,
         build,
+        local=local,
         num_workers=config.num_workers,
         fingerprint=digest.hexdigest(),
         most_unreadable=most_unreadable,

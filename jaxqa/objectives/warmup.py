@@ -56,7 +56,7 @@ _CLIP = 4.0  # standard deviations; an empty sky must not outweigh the rest of t
 def warmup_targets(
     patches: UInt8[Array, "B W P C"], patch_mask: Bool[Array, "B W P"]
 ) -> tuple[Float[Array, "B M K"], Bool[Array, "B M"]]:
-    """Return standardised statistics of every merged token, and which tokens are real.
+    """Return standardised statistics of every merged token, and which tokens count.
 
     Tokens are in the order of the vision tower's merged features: M = W * P / 4.
     """

@@ -110,7 +110,8 @@ def sft(prompts: Prompts, buckets: Buckets, mesh: Mesh) -> SftBatch:
 def warm_up(prompts: Prompts, mesh: Mesh) -> WarmupBatch:
     """Prompts, whose images are all that counts."""
     count = _shape((), np.float32)
-    return _by_rows(WarmupBatch(prompts=prompts, num_tokens=count), mesh)
+    batch = WarmupBatch(prompts=prompts, mask=prompts.patch_mask, num_tokens=count)
+    return _by_rows(batch, mesh)
 
 
 def _shape(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxqa import sharding
 from jaxqa.data.batching import PromptBatch, SftBatch
@@ -141,18 +142,21 @@ def _prepare_warmup(
     head = sharding.replicate(head, setup.mesh)
     units = setup.model.config.vision.merge_unit
 
-    def batch_of(host: PromptBatch) -> batches.WarmupBatch:
-        prompts = sharding.shard_rows(host.prompts, setup.mesh)
-        num_tokens = _count(prompts.patch_mask, divisor=units)
-        return batches.WarmupBatch(prompts=prompts, num_tokens=num_tokens)
-
     trained = {"policy": params, "head": head}
     training = programs.training(setup.model, stage, setup.mesh, trained)
     return Prepared(
         state=create_state(trained, training.optimizer),
         update=_single_update(training),
-        source=LoaderSource(loader, batch_of),
+        source=LoaderSource(loader, lambda host: warmup_batch(host, setup.mesh, units)),
     )
+
+
+def warmup_batch(host: PromptBatch, mesh: Mesh, merge_unit: int) -> batches.WarmupBatch:
+    """The batch on the mesh; images that could not be read, black meanwhile, do not count."""
+    mask = host.prompts.patch_mask & host.valid[:, None, None]
+    prompts, mask = sharding.shard_rows((host.prompts, mask), mesh)
+    num_tokens = _count(mask, divisor=merge_unit)
+    return batches.WarmupBatch(prompts=prompts, mask=mask, num_tokens=num_tokens)
 
 
 def _prepare_sft(

@@ -92,12 +92,15 @@ def advise(console: Console, name: str, waited: float, seconds: float) -> None:
 
 
 def tell_unreadable(console: Console, name: str, reasons: Mapping[int, str]) -> None:
-    """Say how many images a stage could not read but went on, and why, for a few."""
+    """Say how many images a stage could not read but went on, and why, for a few.
+
+    An image that several sources ask about is one image: its reason, which names it, is the same.
+    """
     if reasons:
-        few = list(reasons.values())[:SAID_UNREADABLE]
+        different = list(dict.fromkeys(reasons.values()))
         console.print(
-            f"{name}: images that could not be read: {len(reasons)}",
-            *few,
+            f"{name}: images that could not be read: {len(different)}",
+            *different[:SAID_UNREADABLE],
             sep="\n  ",
             highlight=False,
             markup=False,

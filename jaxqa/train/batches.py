@@ -17,10 +17,12 @@ class WarmupBatch:
 
     Attributes:
       prompts: B rows.
-      num_tokens: float32 [], real merged vision tokens in the whole batch.
+      mask: bool [B W P], patches that count: real ones, of images that could be read.
+      num_tokens: float32 [], merged vision tokens that count in the whole batch.
     """
 
     prompts: Prompts
+    mask: jax.Array
     num_tokens: jax.Array
 
 

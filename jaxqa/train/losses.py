@@ -110,7 +110,7 @@ class WarmupObjective:
 
     def __call__(self, params: Params, batch: WarmupBatch):
         """Loss and metrics of the batch's rows."""
-        targets, mask = warmup.warmup_targets(batch.prompts.patches, batch.prompts.patch_mask)
+        targets, mask = warmup.warmup_targets(batch.prompts.patches, batch.mask)
         with sharding.on_mesh(self.mesh):
             features = self.model.image_features(params["policy"], batch.prompts)
         loss, _ = warmup.warmup_loss(params["head"], features, targets, mask)

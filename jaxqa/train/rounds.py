@@ -16,8 +16,7 @@ from jaxqa.rewards.labels import TASKS
 from jaxqa.typing import Int
 
 UNREADABLE = "images_unreadable"
-"""Metric of the steps that met such images: how many rows. SFT and GRPO leave them out; a warm-up
-sees a small black picture in their place."""
+"""Metric of the steps that met such images: how many rows, which are left out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

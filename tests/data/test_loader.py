@@ -8,15 +8,23 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tiny_set import BUCKETS, encoder, source, training, write_examples
 
+from jaxqa import sharding
 from jaxqa.data import prompts
 from jaxqa.data.batching import SftBatch
 from jaxqa.data.loader import Loader, LoaderConfig, evaluation_loader
 from jaxqa.errors import UserError
+from jaxqa.models.qwen2_5_vl.config import PRESETS
+from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+from jaxqa.objectives import warmup
 from jaxqa.sharding import RowShare
+from jaxqa.stages import kinds
+from jaxqa.train.batches import WarmupBatch
+from jaxqa.train.losses import WarmupObjective
 
 
 @pytest.fixture(scope="module")
@@ -333,3 +341,49 @@ def test_only_an_idle_device_waits_for_data(examples, monkeypatch):
     assert 0.05 <= loader.waited < 1.0
     loader.close()
     assert_equal(batch, take(training(examples), 3)[2])
+
+
+def test_unreadable_images_are_counted_by_example_though_sources_share_ids(tmp_path):
+    """The same ids twice: one data set that two sources ask about, or copies of it."""
+    (tmp_path / "copy").mkdir()
+    first = write_examples(tmp_path, 8)
+    second = write_examples(tmp_path / "copy", 8)
+    for broken in (first[2], first[5], second[2]):
+        broken.image.write_bytes(broken.image.read_bytes()[:-100])  # the header is whole
+    loader = training(
+        [source(first, "one"), source(second, "two")], on_bad_image="mask_late", batch_size=4
+    )
+    for _ in range(4):
+        next(loader)
+    assert sorted(loader.unreadable) == [2, 5, 8 + 2]
+    for row, reason in loader.unreadable.items():
+        assert reason.startswith(str((*first, *second)[row].image))
+    loader.close()
+
+
+def test_a_warm_up_does_not_learn_from_what_stands_in_for_a_cut_image(tmp_path, monkeypatch):
+    """Its loss is that of the readable rows alone, whatever is predicted for the others."""
+    examples = write_examples(tmp_path, 4, sizes=[(56, 56)])
+    cut = examples[1].image
+    cut.write_bytes(cut.read_bytes()[:-100])
+    host = next(training(examples, on_bad_image="mask_late"))
+    assert host.valid.sum() == 3
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=1, tensor=1))
+    batch = kinds.warmup_batch(host, mesh, merge_unit=4)
+    assert float(batch.num_tokens) == 3 * 4  # 56 x 56 pixels are 4 merged tokens
+    shape = (4, host.prompts.patches.shape[1] * 16, 8)
+    features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    head = {"kernel": np.ones((8, warmup.NUM_TARGETS), np.float32), "bias": np.zeros(1, np.float32)}
+
+    @jax.jit
+    def loss(batch, features):
+        monkeypatch.setattr(Qwen2_5_VL, "image_features", lambda self, params, prompts: features)
+        objective = WarmupObjective(model=Qwen2_5_VL(config=PRESETS["tiny"]))
+        return objective({"policy": {}, "head": head}, batch)[0]
+
+    readable = np.flatnonzero(host.valid)
+    rows = jax.tree.map(lambda leaf: leaf[readable], (batch.prompts, batch.mask))
+    alone = WarmupBatch(prompts=rows[0], mask=rows[1], num_tokens=batch.num_tokens)
+    assert float(loss(batch, features)) == pytest.approx(
+        float(loss(alone, features[readable])), rel=1e-6
+    )
