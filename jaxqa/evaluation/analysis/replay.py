@@ -5,6 +5,7 @@ Answers are those that an evaluation kept, so that nothing is sampled anew.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxqa.data.encoding import PromptEncoder
 from jaxqa.data.prompts.template import PromptTemplate
 from jaxqa.data.records import Example
 from jaxqa.errors import UserError
+from jaxqa.evaluation.analysis.text_space import rationale
 from jaxqa.evaluation.evaluator import Prediction
 from jaxqa.models.qwen2_5_vl.inputs import Prompts, stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
@@ -26,7 +28,8 @@ from jaxqa.scoring.loading import standard_buckets
 from jaxqa.typing import Array, Float, Int, Params
 
 _STEP = 64  # of completion lengths, so that few shapes are compiled
-CATEGORIES = ("first token", "prompt", "image", "reasoning")
+CATEGORIES = ("first token", "prompt", "image", "reasoning", "answer's tags")
+_ANSWER = "<answer>"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,10 +71,11 @@ class Replay:
         texts = [decode([token]) for token in ids.tolist()]
         return TokenFacts(texts=texts, entropies=entropies, log_probs=log_probs)
 
-    def attention_shares(self, prediction: Prediction) -> Float[np.ndarray, "L 4"]:
+    def attention_shares(self, prediction: Prediction) -> Float[np.ndarray, "L 5"]:
         """Where the token that the number is predicted from looks, mean over heads, by layer.
 
-        In the order of `CATEGORIES`. The first token is apart: it takes what heads have no use for.
+        In the order of `CATEGORIES`. The first token is apart: it takes what heads have no use for;
+        so are `<answer>` and what follows it, which are no reasoning, nor are empty tags before it.
 
         Raises:
           UserError: the image cannot be read, or the answer has no number.
@@ -86,7 +90,14 @@ class Replay:
         start = int(np.asarray(prompts.mask)[0].sum())
         is_image = np.asarray(longer.vision_index)[0] >= 0
         place = np.arange(len(is_image))
-        groups = (place == 0, (place > 0) & (place < start) & ~is_image, is_image, place >= start)
+        end = start + self._rationale_length(cut.token_ids)
+        groups = (
+            place == 0,
+            (place > 0) & (place < start) & ~is_image,
+            is_image,
+            (place >= start) & (place < end),
+            place >= end,
+        )
         return np.stack([weights[:, group].sum(-1) for group in groups], axis=-1)
 
     def features(self, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
@@ -125,6 +136,18 @@ class Replay:
             prompt_length=self._buckets.prompt_lengths[bucket],
             num_windows=self._buckets.window_counts[bucket],
         )
+
+    def _rationale_length(self, ids: Sequence[int]) -> int:
+        """How many of the first tokens of an answer are its rationale; 0 where it has none."""
+        decode = self.encoder.tokenizer.decode
+        text = decode(ids)
+        end = text.rfind(_ANSWER) if _ANSWER in text else len(text)
+        if not rationale(text[:end]):
+            return 0
+        length = len(ids)
+        while length and len(decode(ids[: length - 1])) >= end:
+            length -= 1
+        return length
 
     @functools.cached_property
     def _buckets(self) -> Any:

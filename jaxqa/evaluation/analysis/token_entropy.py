@@ -15,6 +15,7 @@ from jaxqa.evaluation.analysis.replay import TokenFacts
 from jaxqa.evaluation.plots import STYLE
 
 _COLUMNS = 88
+_LEAST = 0.1  # nats: where all entropies are below, none is shaded as if the model were unsure
 _CHARACTER, _LINE = 0.075, 0.2  # inches
 
 
@@ -25,7 +26,7 @@ def draw(facts: TokenFacts, *, title: str, top: float = 0.2) -> tuple[Figure, li
       top: share of the tokens that are framed, those of highest entropy.
     """
     threshold = float(np.quantile(facts.entropies, 1 - top))
-    highest = max(float(facts.entropies.max()), 1e-6)
+    highest = max(float(facts.entropies.max()), _LEAST)
     shades, scale = colormaps["Oranges"], Normalize(0, highest)
     places = _places(facts.texts)
     lines = 1 + max(line for spans in places for line, _, _ in spans)
@@ -69,7 +70,14 @@ def draw(facts: TokenFacts, *, title: str, top: float = 0.2) -> tuple[Figure, li
         )
     with rc_context(STYLE):
         bar = figure.add_axes((0.02, 0.34 / height, 0.3, 0.09 / height))
-        figure.colorbar(ScalarMappable(scale, shades), cax=bar, orientation="horizontal")
+        ends = (0.0, highest / 2, highest)
+        figure.colorbar(
+            ScalarMappable(scale, shades),
+            cax=bar,
+            orientation="horizontal",
+            ticks=ends,
+            format=lambda value, _: f"{value:.2g}",
+        )
         bar.tick_params(labelsize=6)
         bar.set_title(
             f"entropy in nats; framed: top {100 * top:g} %", fontsize=6, loc="left", pad=2

@@ -21,7 +21,7 @@ from jaxqa.evaluation.analysis import (
     reward_shapes,
     token_entropy,
 )
-from jaxqa.evaluation.analysis.replay import TokenFacts
+from jaxqa.evaluation.analysis.replay import CATEGORIES, TokenFacts
 from jaxqa.evaluation.evaluator import Prediction
 from jaxqa.rewards.registry import RewardTerm
 
@@ -127,13 +127,41 @@ def test_entropy_marks_the_top_tokens(tmp_path):
 
 def test_attention_shares_are_averaged(tmp_path):
     random = np.random.default_rng(0)
-    shares = [random.dirichlet(np.ones(4), size=3) for _ in range(5)]
+    shares = [random.dirichlet(np.ones(5), size=3) for _ in range(5)]
     figure, rows = attention_share.draw(shares, title="tiny")
-    assert len(rows) == 12
+    assert len(rows) == 15
     mean = np.mean([s[1, 2] for s in shares])
     (row,) = [r for r in rows if (r["layer"], r["part"]) == (2, "image")]
     assert row["mean"] == pytest.approx(mean)
     check_picture(tmp_path, figure, rows)
+
+
+def test_attention_picture_leaves_out_what_no_answer_has():
+    shares = [np.random.default_rng(n).dirichlet(np.ones(5), size=3) for n in range(4)]
+    for number, expected in ((5, list(CATEGORIES)), (4, [*CATEGORIES[:3], CATEGORIES[4]])):
+        if number == 4:
+            for share in shares:
+                share[:, 3] = 0
+        figure, _ = attention_share.draw(shares, title="tiny")
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == expected
+        bars = figure.axes[1].get_yticklabels()
+        assert [text.get_text() for text in bars] == expected
+
+
+@pytest.mark.parametrize("highest", [0.0, 3e-6, 0.04, 0.7, 12.0])
+def test_entropy_scale_has_three_readable_marks(highest):
+    """Whatever the size; below a tenth of a nat the scale ends there, and nothing is dark."""
+    texts = ["<answer>", " 3", ".", "42", " </answer>"]
+    entropies = highest * np.array([1.0, 0.5, 0.1, 0.0, 0.2])
+    facts = TokenFacts(texts=texts, entropies=entropies, log_probs=-entropies)
+    figure, _ = token_entropy.draw(facts, title="picture")
+    bar = figure.axes[1]
+    figure.canvas.draw()
+    marks = [label.get_text() for label in bar.get_xticklabels()]
+    top = max(highest, 0.1)
+    assert [float(mark) for mark in marks] == pytest.approx([0, top / 2, top], rel=0.05)
+    assert max(map(len, marks)) <= 5
 
 
 def test_maps_keep_separate_data_sets_apart(tmp_path):

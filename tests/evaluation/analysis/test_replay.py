@@ -123,7 +123,20 @@ def test_attention_is_hugging_faces(replay, prediction, place, tmp_path):
     np.testing.assert_allclose(shares.sum(-1), 1.0, atol=1e-5)
     np.testing.assert_allclose(shares[:, 0], expected[:, 0], atol=2e-5)
     np.testing.assert_allclose(shares[:, 2], expected[:, is_image].sum(-1), atol=1e-4)
-    np.testing.assert_allclose(shares[:, 3], expected[:, real.sum() :].sum(-1), atol=1e-4)
+    tokenizer, start = replay.encoder.tokenizer, int(real.sum())
+    reasoning = TEXT.index("<answer>")
+    ends = [len(tokenizer.decode(ids[start : start + n + 1])) for n in range(len(ids) - start)]
+    said = start + 1 + next(n for n, end in enumerate(ends) if end >= reasoning)
+    assert start < said < len(ids)
+    np.testing.assert_allclose(shares[:, 3], expected[:, start:said].sum(-1), atol=1e-4)
+    np.testing.assert_allclose(shares[:, 4], expected[:, said:].sum(-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("empty", ["", "<think> </think>"])
+def test_an_answer_without_a_rationale_has_no_reasoning(replay, prediction, empty):
+    text = f"{empty}<answer> 3.42 </answer>"
+    shares = replay.attention_shares(dataclasses.replace(prediction, text=text))
+    assert (shares[:, 3] == 0).all() and (shares[:, 4] > 0).all()
 
 
 def test_features_are_means_over_real_tokens(replay, prediction):
