@@ -31,13 +31,15 @@ def draw(shares: Sequence[np.ndarray], *, title: str) -> tuple[Figure, list[pict
         by_layer.bar(layers, means[:, place], bottom=bottom, width=0.9, color=colour, label=name)
         bottom += means[:, place]
     by_layer.set(xlabel="layer", ylabel="share of attention", ylim=(0, 1))
+    by_layer.set_xlim(0.4, len(layers) + 0.6)
     by_layer.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_layer.set_title(title, loc="left", fontsize=8)
     figure.legend(loc="outside lower center", ncols=len(shown), frameon=False, fontsize=6.5)
     values, errors = stacked.mean(1).mean(0)[shown], stacked.mean(1).std(0)[shown]
     overall.barh(names, values, xerr=errors, color=colours, height=0.7, ecolor="#3d424b")
     overall.invert_yaxis()
-    overall.set(xlabel=f"mean over layers, {len(shares)} images", xlim=(0, 1))
+    about = f"{len(shares)} image{'s; lines: deviation' if len(shares) > 1 else ''}"
+    overall.set(xlabel=f"mean over layers, {about}", xlim=(0, 1))
     for place, value in enumerate(values):
         overall.annotate(
             f"{value:.3f}",

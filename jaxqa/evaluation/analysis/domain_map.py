@@ -41,13 +41,23 @@ def draw(
         separations.append(separation(features, names))
         for place, name in enumerate(dict.fromkeys(names.tolist())):
             kept = names == name
-            colour = pictures.COLOURS[place % len(pictures.COLOURS)]
-            axis.scatter(*maps[-1][kept].T, s=9, color=colour, alpha=0.7, lw=0, label=name)
+            look = pictures.look(place)
+            axis.scatter(*maps[-1][kept].T, s=9, alpha=0.7, lw=0, label=name, **look)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
         axis.set_title(title, loc="left", fontsize=8.5)
-        axis.set_title(f"own neighbour {separations[-1]:.2f}", loc="right", fontsize=6.5)
-    axes[0].legend(frameon=False, fontsize=6.5)
+        share = f"nearest is of the own set: {separations[-1]:.0%}"
+        axis.set_title(share, loc="right", fontsize=6.5)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 4),
+        frameon=False,
+        fontsize=6.5,
+        markerscale=1.5,
+    )
     rows: list[pictures.Row] = [
         {
             "image": prediction.image,

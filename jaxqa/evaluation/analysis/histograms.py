@@ -19,7 +19,7 @@ def draw(
 ) -> tuple[Figure, list[pictures.Row]]:
     """One panel per model; rows of (model, bin, images by label and by score, distances)."""
     edges = np.linspace(*label_range, bins + 1)
-    figure, axes = pictures.panels(len(models), size=(2.6, 2.1))
+    figure, axes = pictures.panels(len(models), size=(2.6, 2.2))
     rows = []
     for place, (axis, (name, predictions)) in enumerate(zip(axes, models.items(), strict=True)):
         scores, labels = scores_and_labels(predictions)
@@ -28,11 +28,10 @@ def draw(
         colour = pictures.COLOURS[place % len(pictures.COLOURS)]
         axis.stairs(counts[0], edges, fill=True, color=pictures.GREY, alpha=0.45, label="labels")
         axis.stairs(counts[1], edges, color=colour, linewidth=1.4, label="scores")
-        axis.set(title=name, xlabel="score", ylabel="images", xlim=label_range)
-        axis.set_title(f"JS {divergence:.3f}   W1 {distance:.3g}", loc="right", fontsize=6.5)
-        axis.set_title(name, loc="left", fontsize=8.5, color=colour)
-        axis.set_title("")
-        axis.legend(frameon=False, fontsize=6.5)
+        axis.set(xlabel="score", ylabel="images", xlim=label_range)
+        axis.set_title(name, loc="left", fontsize=8.5, color=colour, pad=14)
+        distances = f"Jensen-Shannon {divergence:.3f}, earth mover {distance:.3g}"
+        axis.text(0, 1.03, distances, transform=axis.transAxes, fontsize=6.5)
         rows += [
             {
                 "model": name,
@@ -46,6 +45,8 @@ def draw(
             }
             for i in range(bins)
         ]
+    handles = axes[0].get_legend_handles_labels()[0]  # a colour of scores is that of its title
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=6.5)
     return figure, rows
 
 

@@ -36,16 +36,22 @@ def draw(
             f"no {metric} of {', '.join(missing)} on {dataset} in the table; it has "
             f"{', '.join(sorted(found)) or 'none'}"
         )
-    figure, (axis,) = pictures.panels(1, size=(3.6, 2.6))
+    figure, (axis,) = pictures.panels(1, size=(5.2, 2.6))
     rows = []
     for place, (name, count) in enumerate(sorted(parameters.items(), key=lambda item: item[1])):
-        colour = pictures.COLOURS[place % len(pictures.COLOURS)]
-        axis.scatter([count], [found[name]], s=42, color=colour, zorder=3)
-        axis.annotate(
-            name, (count, found[name]), (0, 6), textcoords="offset points", ha="center", fontsize=7
-        )
+        axis.scatter([count], [found[name]], s=42, zorder=3, label=name, **pictures.look(place))
         rows.append({"model": name, "parameters": count, metric: found[name]})
     axis.set(xscale="log", xlabel="parameters", ylabel=f"{metric.upper()} on {dataset}")
     axis.margins(x=0.25, y=0.25)
     axis.grid(True)
+    handles, names = axis.get_legend_handles_labels()  # from the most accurate down
+    order = sorted(range(len(names)), key=lambda place: -found[names[place]])
+    axis.legend(
+        [handles[place] for place in order],
+        [names[place] for place in order],
+        frameon=False,
+        fontsize=6.5,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
     return figure, rows

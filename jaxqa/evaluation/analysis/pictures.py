@@ -18,7 +18,15 @@ SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = STAGE_COLOURS
 GREY = LABEL_COLOUR
 
+_MARKERS = "osD^v"
+
 Row = Mapping[str, Any]
+
+
+def look(place: int) -> dict[str, Any]:
+    """Colour and marker of the `place`-th of several series; as pairs they repeat late."""
+    marker = _MARKERS[place // len(COLOURS) % len(_MARKERS)]
+    return {"color": COLOURS[place % len(COLOURS)], "marker": marker}
 
 
 def panels(count: int, *, size: tuple[float, float], columns: int = 3) -> tuple[Figure, list[Axes]]:

@@ -62,6 +62,11 @@ def draw(
     with rc_context(STYLE):
         _draw_maps(figure, axes[:-1], places, labels, agreement)
         _draw_lengths(axes[-1], words)
+        handles = [axes[0].get_legend_handles_labels()[0][0]] * (len(models) > 1)
+        handles += axes[-1].get_legend_handles_labels()[0]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=6.5
+        )
     rows: list[pictures.Row] = [
         {
             "model": name,
@@ -96,7 +101,9 @@ def _draw_maps(figure, axes, places, labels, agreement) -> None:  # noqa: ANN001
     margin = 0.05 * np.ptp(corners, axis=0) + 1e-6
     scale = Normalize(everything.min(), everything.max())
     for axis, (name, points) in zip(axes, places.items(), strict=True):
-        axis.scatter(*corners.T, s=4, lw=0, color=pictures.GREY, alpha=0.15)  # the other models'
+        axis.scatter(
+            *corners.T, s=4, lw=0, color=pictures.GREY, alpha=0.15, label="all models' texts"
+        )
         order = np.random.default_rng(0).permutation(len(points))  # neither end hides the other
         colours = labels[name][order]
         axis.scatter(*points[order].T, c=colours, s=9, lw=0, cmap=_COLOURS, norm=scale)
@@ -104,10 +111,10 @@ def _draw_maps(figure, axes, places, labels, agreement) -> None:  # noqa: ANN001
         axis.set_xlim(corners[:, 0].min() - margin[0], corners[:, 0].max() + margin[0])
         axis.set_ylim(corners[:, 1].min() - margin[1], corners[:, 1].max() + margin[1])
         axis.spines[:].set_visible(False)
-        axis.set_title(name, loc="left", fontsize=8.5)
+        axis.set_title(name, loc="left", fontsize=8.5, pad=14)
         found = agreement[name]
-        text = f"{found:.2f}" if np.isfinite(found) else "none"
-        axis.set_title(f"neighbours' SRCC {text}", loc="right", fontsize=6.5)
+        text = f"neighbours' SRCC {found:.2f}" if np.isfinite(found) else "neighbours' SRCC none"
+        axis.text(0, 1.03, text, transform=axis.transAxes, fontsize=6.5)
     bar = figure.colorbar(ScalarMappable(scale, _COLOURS), ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("label", fontsize=7)
     bar.ax.tick_params(labelsize=6)
@@ -119,7 +126,6 @@ def _draw_lengths(axis, words) -> None:  # noqa: ANN001
     edges = np.linspace(0, longest + 1, min(_LENGTH_BINS, longest + 1) + 1)
     for place, (name, counts) in enumerate(words.items()):
         colour = pictures.COLOURS[place % len(pictures.COLOURS)]
-        label = f"{name}, median {np.median(counts):g}"
+        label = f"{name}, median {np.median(counts):g} words"
         axis.hist(counts, edges, histtype="step", lw=1.4, color=colour, label=label)
     axis.set(xlabel="words in a rationale", ylabel="images")
-    axis.legend(frameon=False, fontsize=6.5)

@@ -6,7 +6,7 @@ The gate of its second phase trains on the tokens of highest entropy only; they 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -14,6 +14,7 @@ from jaxqa.evaluation.analysis import pictures
 from jaxqa.evaluation.analysis.replay import TokenFacts
 from jaxqa.evaluation.plots import STYLE
 
+_SHADES = ListedColormap(colormaps["Oranges"](np.linspace(0, 0.75, 256)))  # black is legible on all
 _COLUMNS = 88
 _LEAST = 0.1  # nats: where all entropies are below, none is shaded as if the model were unsure
 _CHARACTER, _LINE = 0.075, 0.2  # inches
@@ -27,7 +28,7 @@ def draw(facts: TokenFacts, *, title: str, top: float = 0.2) -> tuple[Figure, li
     """
     threshold = float(np.quantile(facts.entropies, 1 - top))
     highest = max(float(facts.entropies.max()), _LEAST)
-    shades, scale = colormaps["Oranges"], Normalize(0, highest)
+    scale = Normalize(0, highest)
     places = _places(facts.texts)
     lines = 1 + max(line for spans in places for line, _, _ in spans)
     height = _LINE * (lines + 3.5)
@@ -41,7 +42,7 @@ def draw(facts: TokenFacts, *, title: str, top: float = 0.2) -> tuple[Figure, li
         entropy = float(facts.entropies[place])
         is_top = entropy >= threshold and entropy > 0
         for line, column, part in spans:
-            colour = shades(0.75 * scale(entropy))
+            colour = _SHADES(scale(entropy))
             edge = "#8c2d04" if is_top else "none"
             box = Rectangle(
                 (column, line + 0.06), len(part), 0.88, facecolor=colour, edgecolor=edge
@@ -72,7 +73,7 @@ def draw(facts: TokenFacts, *, title: str, top: float = 0.2) -> tuple[Figure, li
         bar = figure.add_axes((0.02, 0.34 / height, 0.3, 0.09 / height))
         ends = (0.0, highest / 2, highest)
         figure.colorbar(
-            ScalarMappable(scale, shades),
+            ScalarMappable(scale, _SHADES),
             cax=bar,
             orientation="horizontal",
             ticks=ends,
