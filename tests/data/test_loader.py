@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_set import BUCKETS, encoder, source, training, write_examples
@@ -23,7 +24,6 @@ from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.objectives import warmup
 from jaxqa.sharding import RowShare
 from jaxqa.stages import kinds
-from jaxqa.train.batches import WarmupBatch
 from jaxqa.train.losses import WarmupObjective
 
 
@@ -373,17 +373,25 @@ def test_a_warm_up_does_not_learn_from_what_stands_in_for_a_cut_image(tmp_path, 
     assert float(batch.num_tokens) == 3 * 4  # 56 x 56 pixels are 4 merged tokens
     shape = (4, host.prompts.patches.shape[1] * 16, 8)
     features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    head = {"kernel": np.ones((8, warmup.NUM_TARGETS), np.float32), "bias": np.zeros(1, np.float32)}
+    head = {"kernel": jnp.ones((8, warmup.NUM_TARGETS)), "bias": jnp.zeros(1)}
+
+    def no_statistics(patches):
+        return jnp.zeros((*patches.shape[:-2], patches.shape[-2] // 4, warmup.NUM_TARGETS))
+
+    monkeypatch.setattr(warmup, "local_statistics", no_statistics)
+    objective = WarmupObjective(model=Qwen2_5_VL(config=PRESETS["tiny"]))
 
     @jax.jit
     def loss(batch, features):
         monkeypatch.setattr(Qwen2_5_VL, "image_features", lambda self, params, prompts: features)
-        objective = WarmupObjective(model=Qwen2_5_VL(config=PRESETS["tiny"]))
         return objective({"policy": {}, "head": head}, batch)[0]
 
-    readable = np.flatnonzero(host.valid)
-    rows = jax.tree.map(lambda leaf: leaf[readable], (batch.prompts, batch.mask))
-    alone = WarmupBatch(prompts=rows[0], mask=rows[1], num_tokens=batch.num_tokens)
-    assert float(loss(batch, features)) == pytest.approx(
-        float(loss(alone, features[readable])), rel=1e-6
-    )
+    predicted = features.sum(-1, keepdims=True)
+    targets = np.clip(-warmup._MEAN / warmup._DEVIATION, -4, 4)
+    counted = np.asarray(host.prompts.patch_mask)[..., ::4].reshape(4, -1) & host.valid[:, None]
+    expected = ((predicted - targets) ** 2).mean(-1)[counted].sum() / 12
+    assert float(loss(batch, features)) == pytest.approx(expected, rel=1e-5)
+    for row, valid in enumerate(host.valid):
+        changed = features.copy()
+        changed[row] += 1
+        assert (float(loss(batch, changed)) == float(loss(batch, features))) == (not valid)
