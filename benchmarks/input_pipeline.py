@@ -66,7 +66,7 @@ def ours() -> Process:
     one = dataclasses.replace(config, image_token_id=0)
 
     def process(path: Path) -> object:
-        pixels = preprocess.resize_image(images.decode(path), limits)
+        pixels = preprocess.resize_image(images.open_rgb(path), limits)
         count = layout.count_tokens(pixels.shape[0], pixels.shape[1], config.vision)
         return layout.build_row(np.zeros(count, np.int32), [pixels], one)
 

@@ -55,7 +55,9 @@ class PromptEncoder:
         self._text_ids: dict[str, np.ndarray] = {}
 
     def row(
-        self, messages: Sequence[Message], images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+        self,
+        messages: Sequence[Message],
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image],
     ) -> PromptRow:
         """Lay out one prompt; `images` are RGB of any size, in the order of their placeholders.
 
@@ -126,7 +128,7 @@ def build_prompt_row(
     Raises:
         UserError: an image cannot be read or resized; the message begins with its name.
     """
-    images = [images_lib.decode(image, name=name) for name, image in named_images(example)]
+    images = [images_lib.open_rgb(image, name=name) for name, image in named_images(example)]
     try:
         return encoder.row(template.messages(example), images)
     except UserError as error:

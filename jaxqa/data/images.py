@@ -109,11 +109,21 @@ def decode(
     Raises:
         UserError: for every file that gives no image; the message begins with the name.
     """
+    return np.array(open_rgb(source, name=name, limits=limits))
+
+
+def open_rgb(
+    source: ImageSource,
+    *,
+    name: str | None = None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
+) -> Image.Image:
+    """What `decode` gives, still Pillow's: to be resized without a copy to NumPy and back."""
     name = _name(source) if name is None else name
     file = io.BytesIO(_read(source, name, limits))
     with _opened(file, name, limits) as image:
         image.load()
-        return np.array(_upright(_to_rgb(image), _orientation(image)))
+        return _upright(_to_rgb(image), _orientation(image))
 
 
 def read_size(

@@ -71,7 +71,7 @@ def smart_resize(
 
 
 def resize_image(
-    image: UInt8[np.ndarray, "h w 3"],
+    image: UInt8[np.ndarray, "h w 3"] | Image.Image,
     config: ImageConfig,
     *,
     factor: int = 28,
@@ -80,24 +80,25 @@ def resize_image(
     """Resize RGB pixels to the size of `smart_resize` with Pillow's bicubic filter.
 
     Equals the resize step of HF `Qwen2VLImageProcessorPil` exactly (the torchvision class of HF
-    may differ by one level). `factor` is `VisionConfig.merged_size`. The result is a new array.
+    may differ by one level). `factor` is `VisionConfig.merged_size`. The result is a new array
+    whose channels lie in memory one after another, as patches want them.
 
     Raises:
         UserError: aspect ratio over 200; the message begins with `name`.
     """
-    height, width, _ = image.shape
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     try:
         rows, columns = smart_resize(
-            height,
-            width,
+            picture.height,
+            picture.width,
             factor=factor,
             min_pixels=config.min_pixels,
             max_pixels=config.max_pixels,
         )
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC)
-    return np.array(resized)
+    resized = picture.resize((columns, rows), Image.Resampling.BICUBIC)
+    return np.stack([np.asarray(channel) for channel in resized.split()]).transpose(1, 2, 0)
 
 
 def patchify(

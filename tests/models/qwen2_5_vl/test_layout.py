@@ -56,6 +56,18 @@ def test_positions_are_those_of_transformers(seed):
     assert next_position == int(delta) + len(token_ids)
 
 
+def test_patches_do_not_depend_on_how_pixels_lie_in_memory():
+    rng = np.random.default_rng(0)
+    for height, width in ((112, 224), (84, 140), (28, 28)):
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        planes = np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0)
+        count = layout.count_tokens(height, width, VISION)
+        ids = np.full(count, IMAGE, np.int32)
+        first, second = (layout.build_row(ids, [i], SMALL) for i in (image, planes))
+        np.testing.assert_array_equal(first.patches, second.patches)
+        assert second.patches.flags.c_contiguous and second.patches.dtype == np.uint8
+
+
 @pytest.mark.parametrize("name", PROMPTS)
 def test_every_pixel_stands_where_its_position_says(name):
     token_ids, images = make_prompt(name, SMALL)

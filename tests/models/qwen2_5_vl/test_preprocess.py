@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import config as model_config
@@ -169,3 +170,16 @@ def test_resize_returns_a_writable_copy():
     np.testing.assert_array_equal(resized, image)
     resized[:] = 0
     assert image.any()
+
+
+def test_pillows_images_give_the_pixels_of_arrays():
+    """And channels lie one after another, so that patches are cut from them in one copy."""
+    for height, width in ((75, 90), (56, 140), (40, 33)):
+        image = _pixels(height, width)
+        config = preprocess.ImageConfig(max_pixels=20_000)
+        found = preprocess.resize_image(Image.fromarray(image), config)
+        np.testing.assert_array_equal(found, preprocess.resize_image(image, config))
+        size = (found.shape[1], found.shape[0])
+        plain = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(found, plain)
+        assert found.transpose(2, 0, 1).flags.c_contiguous
