@@ -61,6 +61,7 @@ def to_prediction(answer: ScoredAnswer, selection: Selection) -> Prediction:
         text=answer.text,
         error=error,
         distortion=example.metadata.get("distortion"),
+        prompt=example.prompt,
         answer=answer.score,
         log_prob=answer.log_prob,
         samples=list(answer.samples) or None,

@@ -35,6 +35,7 @@ class Prediction:
       text: the whole completion.
       error: why there is no score; None if there is one.
       distortion: what was done to the image, where the data set tells.
+      prompt: text that the image was made from, where the data set has one.
       answer: the number on the prompt's scale, where that is another than the label's.
       log_prob: of the completion's tokens, summed, where it is known.
       samples: the numbers of several answers to one image, on the prompt's scale; null where one
@@ -53,6 +54,7 @@ class Prediction:
     text: str
     error: str | None = None
     distortion: str | None = None
+    prompt: str | None = None
     answer: float | None = None
     log_prob: float | None = None
     samples: Sequence[float | None] | None = None

@@ -104,6 +104,7 @@ def prediction(answer: ScoredAnswer, source: Source, work: WorkDir) -> evaluator
         text=answer.text,
         error=error,
         distortion=example.metadata.get("distortion"),
+        prompt=example.prompt,
         answer=answered,
     )
 

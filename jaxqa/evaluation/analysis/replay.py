@@ -128,6 +128,7 @@ class Replay:
             score=prediction.label,
             dataset=prediction.dataset,
             task=self.template.task,
+            prompt=prediction.prompt,
         )
         row = encoding.build_prompt_row(example, self.template, self.encoder)
         bucket = self._buckets.index(row.length, row.num_windows)

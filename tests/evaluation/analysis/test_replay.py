@@ -163,3 +163,16 @@ def test_features_are_means_over_real_tokens(replay, prediction):
 def test_what_cannot_be_replayed_is_said(replay, prediction, change, message):
     with pytest.raises(UserError, match=message):
         replay.attention_shares(dataclasses.replace(prediction, **change))
+
+
+def test_an_answer_about_alignment_is_read_with_the_images_text(replay, prediction):
+    aligned = dataclasses.replace(replay, template=get_template("concise_alignment"))
+    with pytest.raises(UserError, match="asks about the text"):
+        aligned.prompts(prediction)
+
+    def tokens(text: str) -> list[int]:
+        prompts = aligned.prompts(dataclasses.replace(prediction, prompt=text))
+        return np.asarray(prompts.token_ids)[0][np.asarray(prompts.mask)[0]].tolist()
+
+    assert replay.encoder.tokenizer.decode(tokens("a red cat")).count("a red cat") == 1
+    assert tokens("a red cat") != tokens("a blue cat")
