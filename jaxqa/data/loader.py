@@ -7,6 +7,7 @@ loader.get_state()  # JSON; set_state() goes on at the exact next batch
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import time
 import weakref
@@ -356,6 +357,9 @@ class _Running:
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+            # Grain's prefetching thread ends in a cycle that holds its last batch. Left to the end
+            # of the interpreter, the batch's shared memory would be called leaked.
+            gc.collect()
 
 
 def _owned(array: np.ndarray) -> np.ndarray:

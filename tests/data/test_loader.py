@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import json
 import multiprocessing
 import os
@@ -209,6 +210,14 @@ def test_worker_processes_give_the_same_batches_and_go_away(examples):
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not multiprocessing.active_children()
+
+
+def test_an_evaluation_keeps_nothing_in_shared_memory(examples):
+    loader = evaluation(examples, num_workers=1)
+    assert len(list(loader)) >= 6
+    loader.close()
+    kept = [o for o in gc.get_objects() if type(o).__name__ == "SharedMemoryArray"]
+    assert not kept  # or the end of the interpreter would call it leaked
 
 
 def test_errors_come_through_from_workers(examples, tmp_path):
