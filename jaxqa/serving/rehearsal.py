@@ -46,7 +46,7 @@ class Part:
         pictures = [np.full((*size, 3), 127, np.uint8)] * self.pictures
         if not self.asks_for_text:
             return [self.asker.prepare(pictures, None)]
-        row, last = (self.asker.prepare(pictures, "word " * words) for words in (0, _WORDS))
+        row, last = (self.asker.prepare(pictures, "word " * words) for words in (1, _WORDS))
         shapes = self.shapes(row)
         if len(shapes) == 1:
             return shapes
