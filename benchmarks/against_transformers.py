@@ -93,6 +93,7 @@ def generation(options: argparse.Namespace, params: Any) -> dict[str, Any]:
         stop_token_ids=(),
         pad_token_id=0,
     )
+    stacked = dataclasses.replace(sampler, model=dataclasses.replace(model, most_unstacked=0))
     others = {
         name: HuggingFace(model.config, params, prompt, group=group, attention=name)
         for name in ("sdpa", "eager")
@@ -105,7 +106,8 @@ def generation(options: argparse.Namespace, params: Any) -> dict[str, Any]:
             if agreement < 0.9:  # near ties may round differently; another prompt would not agree
                 raise AssertionError(f"only {agreement:.0%} of the greedy tokens agree")
     runs: dict[str, Callable[[], Any]] = {
-        "jaxqa": lambda: jax.block_until_ready(sampler(params, prompts, keys))
+        "jaxqa": lambda: jax.block_until_ready(sampler(params, prompts, keys)),
+        "jaxqa, loop over layers": lambda: jax.block_until_ready(stacked(params, prompts, keys)),
     }
     for name, other in others.items():
         runs[f"{name}, G copies"] = lambda other=other: other.generate(length)

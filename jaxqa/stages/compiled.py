@@ -54,8 +54,8 @@ class Memory:
       aliased: outputs that take the place of donated arguments.
       temporaries: everything else while it runs.
       program: the code.
-      live: the most that arguments, outputs and temporaries are at one time, padding and gaps
-        between arrays left out: a lower bound, without the code.
+      live: the most of arguments, outputs and temporaries that the compiler counts as alive at one
+        time, without the code.
     """
 
     arguments: int

@@ -432,6 +432,7 @@ def test_every_shape_and_answer_is_rehearsed():
         rehearsed: ClassVar = []
 
         def prepare(self, pictures, prompt):
+            assert prompt is None or prompt.strip()  # a real asker refuses an empty text
             return StandInRow(0.0, len(prompt or "") // 100 + pictures[0].shape[0])
 
         def shapes(self, row):
@@ -447,7 +448,7 @@ def test_every_shape_and_answer_is_rehearsed():
         service.batcher.close()
         return Shaped.rehearsed
 
-    # quality has no text; alignment has none to 80 words
+    # quality has no text; alignment has 1 to 80 words
     assert rehearsed([(8, 8), (9, 8)]) == [8, 9, *range(8, 13), *range(9, 14)]
     assert rehearsed(None) == [*range(28, 40)] * 2
 

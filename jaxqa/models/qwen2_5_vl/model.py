@@ -180,7 +180,9 @@ class Qwen2_5_VL:
         )
         return Cache(key=key, value=value)
 
-    def decoder(self, params: Params, prefix: Prefix) -> Callable[..., Any]:
+    def decoder(
+        self, params: Params, prefix: Prefix
+    ) -> Callable[[Cache, Array, Array], tuple[Array, Cache]]:
         """Return `(cache, token_ids [B G], step) -> (hidden [B G D], cache)`.
 
         It processes completion token number `step` of each sample and returns what predicts the
@@ -267,7 +269,9 @@ def _stacked(
     return y, Cache(key=(write(past_key, key),), value=(write(past_value, value),))
 
 
-def _by_layer(tower: TextTower, prefix: Prefix) -> Callable[..., tuple[Array, Cache]]:
+def _by_layer(
+    tower: TextTower, prefix: Prefix
+) -> Callable[[Array, Rotation, Cache, Array], tuple[Array, Cache]]:
     """As `_stacked`, through layers that stand one by one, each with an array of the cache."""
     layers = each_layer(tower.layers)
     prompt = [
