@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def replacing(path: Path) -> Iterator[Any]:
     Raises:
       UserError: the disk is full or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Named by chance: processes on several machines may finish the same file at the same time.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
