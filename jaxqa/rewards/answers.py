@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxqa.rewards.labels import ABSENT, TASKS
-from jaxqa.typing import Array, Bool
+from jaxqa.typing import Array, Bool, Int
 
 LAYOUTS = ("tags", "lines", "answer_only", "json")
 """How a whole text can be laid out, see `layouts.layouts_of`."""
@@ -102,9 +102,9 @@ def scorable(answers: Answers, targets: Targets) -> Bool[Array, "N G"]:
     return jnp.asarray(answers.valid) & jnp.isfinite(targets.score)[:, None]
 
 
-def understood(answers: Answers, targets: Targets) -> Bool[Array, "N G"]:
+def understood(answers: Answers, task: Int[Values, " N"]) -> Bool[Array, "N G"]:
     """Where the kind of answer that the row's task asks for was read, right or wrong."""
-    task = targets.task[:, None]
+    task = task[:, None]
     labelled = (answers.class_id != ABSENT) & (answers.severity_id != ABSENT)
     found = jnp.where(task == TASKS.index("degradation"), labelled, answers.valid)
     return jnp.where(task == TASKS.index("comparison"), answers.choice_id != ABSENT, found)

@@ -25,7 +25,7 @@ def count(
     Args:
       ranked: the rows of each ranking term.
     """
-    unparsed = 1.0 - jnp.mean(understood(answers, targets), dtype=jnp.float32)
+    unparsed = 1.0 - jnp.mean(understood(answers, targets.task), dtype=jnp.float32)
     counted = {"unparsed": unparsed, "nan_label": _number(~_labelled(targets))}
     if ranked:
         rows = functools.reduce(jnp.logical_or, ranked) & jnp.isfinite(targets.score)

@@ -23,8 +23,8 @@ def answer_format(
     if layout == "any":
         if not answer_required:
             raise ValueError('layout is "any", expected answer_required with it: all texts earn 1')
-        return jnp.asarray(understood(answers, targets), jnp.float32)
+        return jnp.asarray(understood(answers, targets.task), jnp.float32)
     good = answers.layouts[..., LAYOUTS.index(layout)]
     if answer_required:
-        good &= understood(answers, targets)
+        good &= understood(answers, targets.task)
     return jnp.asarray(good, jnp.float32)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxqa import processes
 from jaxqa.data.batching import PromptBatch
-from jaxqa.rewards.answers import Answers
+from jaxqa.rewards.answers import Answers, understood
 from jaxqa.rewards.labels import TASKS
 from jaxqa.typing import Int
 
@@ -30,6 +30,7 @@ class Facts:
       valid: bool [N], rows with a readable image.
       texts: [N][G].
       scores: [N][G], parsed from them; None where none was read.
+      understood: bool [N G], where the kind of answer was read that the task asks for.
     """
 
     example_ids: np.ndarray
@@ -38,6 +39,7 @@ class Facts:
     valid: np.ndarray
     texts: Sequence[Sequence[str]]
     scores: Sequence[Sequence[float | None]]
+    understood: np.ndarray
 
 
 def gather_facts(
@@ -47,6 +49,7 @@ def gather_facts(
     rows: Int[np.ndarray, "b"],
 ) -> Facts:
     """Facts of a whole round from those of each process's `rows`."""
+    read = np.asarray(understood(answers, host.task))
     mine = [
         {
             "id": int(host.example_ids[row]),
@@ -58,6 +61,7 @@ def gather_facts(
                 float(score) if valid else None
                 for score, valid in zip(answers.score[row], answers.valid[row], strict=True)
             ],
+            "understood": read[row].tolist(),
         }
         for row in range(len(rows))
     ]
@@ -69,6 +73,7 @@ def gather_facts(
         valid=np.array([row["valid"] for row in found], bool),
         texts=[row["texts"] for row in found],
         scores=[row["scores"] for row in found],
+        understood=np.array([row["understood"] for row in found], bool),
     )
 
 
@@ -139,17 +144,19 @@ def _of_tasks(rounds: Sequence[Round]) -> dict[str, float]:
     """Of each task: groups, and means over its completions or groups.
 
     `group_variance_<task>` is the rewards' variance within a group (with G - 1), `words_<task>` the
-    length of a whole text, tags included.
+    length of a whole text, tags included, `unparsed_<task>` the share without the task's answer.
     """
     rewards = np.concatenate([r.rewards for r in rounds])
     words = np.array([[len(text.split()) for text in g] for r in rounds for g in r.facts.texts])
     tasks = np.concatenate([r.facts.tasks for r in rounds])
+    read = np.concatenate([r.facts.understood for r in rounds])
     found = {}
     for task in np.unique(tasks):
         name, rows = TASKS[task], tasks == task
         found[f"groups_{name}"] = float(rows.sum())
         found[f"group_reward_{name}"] = _mean(rewards[rows])
         found[f"words_{name}"] = _mean(words[rows])
+        found[f"unparsed_{name}"] = 1.0 - _mean(read[rows])
         found[f"group_variance_{name}"] = _mean(rewards[rows].var(axis=1, ddof=1))
     return found
 

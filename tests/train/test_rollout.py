@@ -198,6 +198,8 @@ def test_only_groups_with_a_variance_are_trained_on():
         assert metrics[f"group_reward_{task}"] == pytest.approx(rewards, rel=1e-5)
         words = np.mean([len(line["text"].split()) for line in mine])
         assert metrics[f"words_{task}"] == pytest.approx(words)
+        unparsed = np.mean([line["score"] is None for line in mine])
+        assert metrics[f"unparsed_{task}"] == pytest.approx(unparsed)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 4])
@@ -350,7 +352,7 @@ def test_a_resumed_source_goes_on_at_the_next_example():
 def test_all_unparsed_is_an_ordinary_group_of_equals(monkeypatch):
     monkeypatch.setattr(FakeTokenizer, "decode", lambda self, ids: "I cannot say.")
     batch, metrics = make_source(FakeLoader()).next({}, 0)
-    assert metrics["unparsed"] == 1.0 and metrics["reward"] == 0.0
+    assert metrics["unparsed"] == metrics["unparsed_quality"] == 1.0 and metrics["reward"] == 0.0
     np.testing.assert_array_equal(batch.advantages, np.zeros((ROWS, GROUP)))
     batch, metrics = make_source(FakeLoader(), filter=FILTER).next({}, 0)
     assert metrics["all_filtered"] == 1 and int(batch.micro_batches) == 0
