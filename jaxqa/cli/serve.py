@@ -47,7 +47,7 @@ def serve(argv: Sequence[str] | None) -> int:
     from jaxqa.data.images import DecodeLimits
     from jaxqa.serving.app import make_app
     from jaxqa.serving.batcher import BatcherConfig
-    from jaxqa.serving.heads import punctual
+    from jaxqa.serving.heads import Draining, punctual
     from jaxqa.serving.service import ServerLimits, Service
 
     limits = ServerLimits(
@@ -92,7 +92,7 @@ def serve(argv: Sequence[str] | None) -> int:
         timeout_graceful_shutdown=int(flags.timeout) + 1,
     )
     print(f"serving {service.name} on http://{flags.host}:{flags.port}", flush=True)
-    server = uvicorn.Server(config)
+    server = Draining(config)
     server.run()
     return 0 if server.started else 1
 

@@ -1,8 +1,26 @@
-"""Connections whose request does not begin in time; uvicorn alone would keep them for ever."""
+"""Connections without a request: late ones are left, and a server that stops waits for the others.
 
+uvicorn alone would keep the late for ever, and when it stops reset whoever is about to ask.
+"""
+
+import asyncio
+import socket
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_LAST_HEAD = 1.0
+"""Seconds that a stopping server gives a connection to send the head of its first request."""
+
+
+class Draining(uvicorn.Server):
+    """A server that, before it stops listening, takes in who has connected already."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn's, which closes the listening sockets: what waits in them would be reset."""
+        await asyncio.sleep(0.05)  # the loop accepts all that wait
+        await super().shutdown(sockets)
 
 
 def punctual(seconds: float) -> type[H11Protocol]:
@@ -15,24 +33,34 @@ def punctual(seconds: float) -> type[H11Protocol]:
         """Closes a connection that is late."""
 
         _late: Any = None  # a handle of asyncio or uvloop, whose classes differ
+        _stopping = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._await_head()
+            self._await_head(seconds)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self._stop()
+                self.cycle.keep_alive &= not self._stopping
             elif self._late is None:
-                self._await_head()
+                self._await_head(seconds)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
             super().connection_lost(exc)
 
-        def _await_head(self) -> None:
-            self._late = self.loop.call_later(seconds, self.transport.close)
+        def shutdown(self) -> None:
+            self._stopping = True
+            if self.cycle is not None:
+                super().shutdown()
+            else:  # its first request is on its way
+                self._stop()
+                self._await_head(min(seconds, _LAST_HEAD))
+
+        def _await_head(self, limit: float) -> None:
+            self._late = self.loop.call_later(limit, self.transport.close)
 
         def _stop(self) -> None:
             if self._late is not None:

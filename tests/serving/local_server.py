@@ -18,7 +18,7 @@ from jaxqa.data.images import DecodeLimits
 from jaxqa.scoring.api import ImageScorer
 from jaxqa.serving.app import make_app
 from jaxqa.serving.batcher import BatcherConfig
-from jaxqa.serving.heads import punctual
+from jaxqa.serving.heads import Draining, punctual
 from jaxqa.serving.service import ServerLimits, Service
 
 
@@ -38,7 +38,7 @@ def running(asker=None, *, model=None, key=None, pickles=True, ui=False, **limit
     config = uvicorn.Config(
         app, port=0, http=http, log_level="critical", timeout_graceful_shutdown=10
     )
-    server = uvicorn.Server(config)
+    server = Draining(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(256)

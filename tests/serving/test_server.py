@@ -231,6 +231,35 @@ def test_clients_that_never_finish_a_head_are_left(server, before):
         assert slow.recv(1000) == b"" and time.monotonic() - begun < 8
 
 
+def test_a_stopping_server_answers_who_is_about_to_ask():
+    """Some have sent half of a head, some nothing yet; one never sends, one waits between two."""
+    body = json.dumps({"images": [b64(png(51))]}).encode()
+    head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        with running() as url:
+            address = url.removeprefix("http://").split(":")
+            made = [socket.create_connection(address, timeout=10) for _ in range(6)]
+            *asking, silent, idle = map(stack.enter_context, made)
+            for connection in asking[:2]:
+                connection.sendall(head[:20])
+            idle.sendall(head + body)
+            assert b"200 OK" in idle.recv(1000)
+
+            def go_on():
+                for number, connection in enumerate(asking):
+                    connection.sendall((head + body)[20 * (number < 2) :])
+
+            later = threading.Timer(0.4, go_on)
+            begun = time.monotonic()
+            later.start()
+        assert time.monotonic() - begun < 8  # nobody was waited for longer than for a head
+        for connection in asking:
+            with connection.makefile("rb") as reply:
+                found = reply.read()  # to the end: the server has closed it
+            assert found.startswith(b"HTTP/1.1 200") and b'"errors":[null]' in found
+        assert silent.recv(10) == idle.recv(1000) == b""
+
+
 def test_an_answer_may_take_longer_than_a_head():
     class Late(Slow):
         seconds = 0.8
