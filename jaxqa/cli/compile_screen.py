@@ -8,7 +8,7 @@ from rich.table import Table
 
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from jaxqa.stages.ahead import Finding
-from jaxqa.stages.compiled import GIB, Buffer
+from jaxqa.stages.compiled import GIB, Buffer, Memory
 
 
 class Screen:
@@ -65,8 +65,8 @@ class Screen:
             ("outputs", of("outputs")),
             ("aliased", of("aliased")),
             ("temporaries", of("temporaries")),
+            ("code", of("program")),
             ("peak", of("peak")),
-            ("at one time", of("live")),
             ("waiting beside it", [_gib(f.beside) for f in findings]),
             ("peak in all", [_gib(f.total) if f.memory else "-" for f in findings]),
             ("limit", [limit] * len(findings)),
@@ -92,7 +92,7 @@ def record(finding: Finding, limit: float | None) -> dict[str, Any]:
         "program": finding.program,
         "fits": fits(finding, limit),
         "refusal": finding.refusal,
-        "bytes": None if memory is None else vars(memory) | {"peak": memory.peak},
+        "bytes": None if memory is None else _bytes(memory),
         "beside": finding.beside,
         "total": None if memory is None else finding.total,
         "donated": finding.donated,
@@ -101,6 +101,10 @@ def record(finding: Finding, limit: float | None) -> dict[str, Any]:
         "logits": _described(finding.logits),
         "seconds": round(finding.seconds, 1),
     }
+
+
+def _bytes(memory: Memory) -> dict[str, int]:
+    return vars(memory) | {"temporaries": memory.temporaries, "peak": memory.peak}
 
 
 def _gib(size: int | float | None) -> str:

@@ -134,7 +134,7 @@ def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows:
     begun, donated = time.monotonic(), compiled.bytes_on_chip(program.donated)
     found = {"program": program.name, "beside": program.beside, "donated": donated}
     try:
-        result = program.lower().compile()
+        result, memory = compiled.compile_measured(program.lower())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -151,7 +151,7 @@ def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows:
     arrays = list(compiled.buffers(text))
     vocabulary, width = model.text.vocab_size, model.text.hidden_size
     return Finding(
-        memory=compiled.memory(result),
+        memory=memory,
         refusal=None,
         honoured=compiled.aliases(text) >= len(jax.tree.leaves(program.donated)),
         gather=compiled.largest_all_gather(arrays),

@@ -70,14 +70,14 @@ def test_a_real_program(donated):
     rows = NamedSharding(mesh, P("fsdp"))
     x = jax.ShapeDtypeStruct((8, 64), np.float32, sharding=rows)
     step = jax.jit(lambda x: x + 1.0, donate_argnums=0 if donated else (), out_shardings=rows)
-    program = step.lower(x).compile()
+    program, memory = compiled.compile_measured(step.lower(x))
     assert compiled.bytes_on_chip(x) == 8 * 64 * 4 // 4
     assert compiled.aliases(program.as_text()) == donated
-    memory = compiled.memory(program)
     assert memory.arguments == memory.outputs == 512
     assert memory.aliased == 512 * donated
-    assert memory.peak == 1024 - memory.aliased + memory.temporaries + memory.program
-    assert memory.live == 1024 - memory.aliased
+    constants = memory.temporaries
+    assert memory.peak == 1024 - memory.aliased + constants + memory.program
+    assert 0 <= constants < 512 and memory.live <= memory.planned
 
 
 def test_rows_stay_where_they_are_and_weights_are_gathered():
