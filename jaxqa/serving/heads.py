@@ -4,6 +4,7 @@ uvicorn alone would keep the late for ever, and when it stops reset whoever is a
 """
 
 import asyncio
+import select
 import socket
 from typing import Any
 
@@ -13,13 +14,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 _LAST_HEAD = 1.0
 """Seconds that a stopping server gives a connection to send the head of its first request."""
 
+_LAST_TURNS = 1000
+"""Turns of the loop for those who have connected; more may come for ever."""
+
 
 class Draining(uvicorn.Server):
     """A server that, before it stops listening, takes in who has connected already."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn's, which closes the listening sockets: what waits in them would be reset."""
-        await asyncio.sleep(0.05)  # the loop accepts all that wait
+        listening = [one for server in self.servers for one in server.sockets]
+        for _ in range(_LAST_TURNS):
+            await asyncio.sleep(0)  # the loop accepts
+            if not select.select(listening, [], [], 0)[0]:
+                break
         await super().shutdown(sockets)
 
 
