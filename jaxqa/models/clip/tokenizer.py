@@ -126,7 +126,8 @@ def _load_clip(directory: Path, files: Mapping[str, bytes]) -> Loaded:
         raise UserError(f"the tokenizer in {directory} lacks {START} or {END}; give CLIP's own")
 
     def encode(text: str) -> list[int]:
-        return backend(text, add_special_tokens=False)["input_ids"]
+        # Quiet about long texts: `row` cuts them.
+        return backend(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     return encode, known[START], known[END]
 
