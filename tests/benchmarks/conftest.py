@@ -1,4 +1,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+_TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(_TESTS.parent / "benchmarks"), str(_TESTS / "scoring")]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -50,5 +51,18 @@ def test_the_comparison_with_transformers_runs(tmp_path):
     printed = run(script, "--size=tiny", "--rounds=1", "--json", str(out), *sizes)
     figures = json.loads(out.read_text())
     assert max(figures["training"].pop("gradient_gaps").values()) < 1e-4
-    assert len(figures["generation"]) == 6 and len(figures["training"]) == 6
+    assert len(figures["generation"]) == 7 and len(figures["training"]) == 6
     assert all(name in printed for table in figures.values() for name in table)
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_the_comparison_with_trl_runs(tmp_path):
+    pytest.importorskip("trl")
+    model = tiny_model.make_model(tmp_path / "model")
+    out = tmp_path / "figures.json"
+    sizes = "--size=own --prompts=2 --group=2 --side=56 --tokens=4 --rounds=1".split()
+    script = str(BENCHMARKS / "against_trl.py")
+    assert "GRPO step" in run(script, f"--model={model}", "--json", str(out), *sizes)
+    figures = json.loads(out.read_text())
+    assert set(figures) == {"jaxqa", "trl", "prompt"}
