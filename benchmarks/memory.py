@@ -10,13 +10,13 @@ completions of 384. GPUs are computed, not compiled: see `docs/memory.md`.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ GIB = 2**30
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """A model on a slice.
 
@@ -39,6 +39,7 @@ class Plan:
       fsdp, tensor: the mesh.
       micro_batches: of the update.
       moments: of AdamW.
+      reference: where it waits, on the device or the host.
       bar: GiB that a chip may take at most, or None.
     """
 
@@ -48,13 +49,15 @@ class Plan:
     tensor: int = 1
     micro_batches: int = 1
     moments: str = "float32"
+    reference: str = "device"
     bar: float | None = None
 
     @property
     def name(self) -> str:
         """Names the plan in the results."""
         mesh = f"fsdp{self.fsdp}-tensor{self.tensor}-micro{self.micro_batches}"
-        return f"{self.size}-{self.topology}-{mesh}-{self.moments}"
+        waits = "" if self.reference == "device" else f"-reference_on_{self.reference}"
+        return f"{self.size}-{self.topology}-{mesh}-{self.moments}{waits}"
 
     def flags(self) -> list[str]:
         """Of `launchers/compile.py`."""
@@ -66,8 +69,11 @@ class Plan:
             f"--config.mesh.tensor={self.tensor}",
             f"--config.grpo.micro_batches={self.micro_batches}",
             f"--config.grpo.optimizer.moments={self.moments}",
+            f"--config.grpo.reference_placement={self.reference}",
         ]
 
+
+_SMALLEST_72B = Plan(size="72B", topology="v5p:2x2x4", fsdp=16, micro_batches=4, moments="bfloat16")
 
 PLANS = (
     Plan(size="7B", topology="v5e:8x8", fsdp=64, bar=14),
@@ -75,7 +81,8 @@ PLANS = (
     Plan(size="7B", topology="v6e:2x4", fsdp=8, micro_batches=8, bar=28),
     Plan(size="7B", topology="v5p:2x2x1", fsdp=4, micro_batches=16, bar=85),
     Plan(size="72B", topology="v5p:2x4x4", fsdp=32, micro_batches=2),
-    Plan(size="72B", topology="v5p:2x2x4", fsdp=16, micro_batches=4, moments="bfloat16"),
+    _SMALLEST_72B,
+    dataclasses.replace(_SMALLEST_72B, reference="host"),
     Plan(size="72B", topology="v5p:4x4x4", fsdp=64),
     Plan(size="72B", topology="v6e:8x8", fsdp=64),
     Plan(size="72B", topology="v5e:16x16", fsdp=64, tensor=4),
@@ -183,9 +190,9 @@ def read_rows(results: Path) -> list[Row]:
 def table(rows: list[Row]) -> str:
     """Markdown: a line for each plan; what was not compiled says so."""
     lines = [
-        "| model | slice | mesh | micro-batches | moments | update | rollout | reference | limit "
-        "| bar |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | slice | mesh | micro-batches | moments | reference on | update | rollout "
+        "| reference | limit | bar |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     found = {(row["plan"], row["program"]): row for row in rows}
     for plan in PLANS:
@@ -194,6 +201,7 @@ def table(rows: list[Row]) -> str:
         limit = next((f"{row['limit_gib']:.2f}" for row in own if row), "")
         bar = "" if plan.bar is None else f"{plan.bar:g}: {verdict(plan, own)}"
         cells = [plan.size, plan.topology, mesh, str(plan.micro_batches), plan.moments]
+        cells.append(plan.reference)
         lines.append(f"| {' | '.join([*cells, *map(cell, own), limit, bar])} |")
     return "\n".join(lines)
 
