@@ -102,12 +102,16 @@ def scorable(answers: Answers, targets: Targets) -> Bool[Array, "N G"]:
     return jnp.asarray(answers.valid) & jnp.isfinite(targets.score)[:, None]
 
 
-def understood(answers: Answers, task: Int[Values, " N"]) -> Bool[Array, "N G"]:
-    """Where the kind of answer that the row's task asks for was read, right or wrong."""
+def understood(answers: Answers, task: Int[Values, " N"]) -> Bool[Values, "N G"]:
+    """Where the kind of answer that the row's task asks for was read, right or wrong.
+
+    NumPy's arrays give NumPy's, without a transfer.
+    """
+    xp = jnp if isinstance(task, jax.Array) else np
     task = task[:, None]
     labelled = (answers.class_id != ABSENT) & (answers.severity_id != ABSENT)
-    found = jnp.where(task == TASKS.index("degradation"), labelled, answers.valid)
-    return jnp.where(task == TASKS.index("comparison"), answers.choice_id != ABSENT, found)
+    found = xp.where(task == TASKS.index("degradation"), labelled, answers.valid)
+    return xp.where(task == TASKS.index("comparison"), answers.choice_id != ABSENT, found)
 
 
 def compiled(reward: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -49,7 +49,7 @@ def gather_facts(
     rows: Int[np.ndarray, "b"],
 ) -> Facts:
     """Facts of a whole round from those of each process's `rows`."""
-    read = np.asarray(understood(answers, host.task))
+    read = understood(answers, host.task)
     mine = [
         {
             "id": int(host.example_ids[row]),
