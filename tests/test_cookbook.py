@@ -111,17 +111,17 @@ def cook(title, statuses=()):
 @contextlib.contextmanager
 def serving(arguments):
     """A server in a thread of this process, where its model is compiled already."""
-    import uvicorn
+    from jaxqa.serving import heads  # needs the serve extra
 
     made = []
 
-    class Remembered(uvicorn.Server):
+    class Remembered(heads.Draining):
         def __init__(self, config):
             super().__init__(config)
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uvicorn, "Server", Remembered)
+        patch.setattr(heads, "Draining", Remembered)
         thread = threading.Thread(target=installed, args=(arguments,))
         thread.start()
         deadline = time.monotonic() + 300

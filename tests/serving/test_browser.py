@@ -157,7 +157,8 @@ def test_tasks_modes_and_the_text(visit, server):
     assert page.locator("#modes input").count() == 3  # it has no mode fast
     ask_for(page, "alignment")
     add(page, [picture(255)], done=False)
-    assert "write the text" in page.inner_text("#progress-text")
+    # The page waits a moment for further choices before it asks the new question.
+    page.wait_for_selector("#progress-text:has-text('write the text')")
     page.fill("#prompt", "a cat")
     page.press("#prompt", "Enter")
     page.wait_for_selector("#reading strong")
