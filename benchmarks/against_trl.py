@@ -5,10 +5,10 @@
 
 A step samples G completions of T tokens to each of N prompts with an image, turns rewards into
 advantages and updates every parameter once; beta is 0 and there is no second epoch. The model has
-random weights (5 M parameters) and the tokenizer of `--model`; prompts are the same tokens, all
-completions are of full length, rewards are random numbers, everything is float32. TRL's trainer
-runs on `transformers` generation with sdpa attention, without gradient checkpointing, logs or
-saves. Its data loader and jaxqa's are not timed. Read the ratio of CPU times with one thread.
+random weights (4.3 M with the demo's vocabulary) and the tokenizer of `--model`; prompts are the
+same tokens, all completions are of full length, rewards are random numbers, everything is float32.
+TRL's trainer runs on `transformers` generation with sdpa attention, without gradient checkpointing,
+logs or saves. Neither data loader is timed. Read the ratio of CPU times with one thread.
 """
 
 import argparse

@@ -4,7 +4,7 @@ uvicorn alone would keep the late for ever, and when it stops reset whoever is a
 """
 
 import asyncio
-import select
+import selectors
 import socket
 from typing import Any
 
@@ -23,11 +23,13 @@ class Draining(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn's, which closes the listening sockets: what waits in them would be reset."""
-        listening = [one for server in self.servers for one in server.sockets]
-        for _ in range(_LAST_TURNS):
-            await asyncio.sleep(0)  # the loop accepts
-            if not select.select(listening, [], [], 0)[0]:
-                break
+        with selectors.DefaultSelector() as listening:
+            for one in (one for server in self.servers for one in server.sockets):
+                listening.register(one, selectors.EVENT_READ)
+            for _ in range(_LAST_TURNS):
+                await asyncio.sleep(0)  # the loop accepts
+                if not listening.select(0):
+                    break
         await super().shutdown(sockets)
 
 

@@ -56,7 +56,6 @@ class Memory:
       arguments, outputs: of the call.
       aliased: outputs that take the place of donated arguments.
       planned: all arrays as the compiler placed them, constants and gaps between arrays included.
-      live: the most that is alive at one time, gaps left out.
       program: the code.
     """
 
@@ -64,7 +63,6 @@ class Memory:
     outputs: int
     aliased: int
     planned: int
-    live: int
     program: int
 
     @property
@@ -99,7 +97,6 @@ def compile_measured(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, 
         outputs=found.output_size_in_bytes,
         aliased=found.alias_size_in_bytes,
         planned=planned,
-        live=found.peak_memory_in_bytes,
         program=found.generated_code_size_in_bytes,
     )
 

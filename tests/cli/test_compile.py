@@ -20,7 +20,7 @@ WIDE = (
 FINDING = ahead.Finding(
     program="update",
     memory=compiled.Memory(
-        arguments=2**30, outputs=2**30, aliased=2**30, planned=3 * 2**29, live=2**30, program=0
+        arguments=2**30, outputs=2**30, aliased=2**30, planned=3 * 2**29, program=0
     ),
     refusal=None,
     beside=2**28,
