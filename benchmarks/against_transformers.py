@@ -19,7 +19,6 @@ training with G copies of the image and with its features computed once. TRL's w
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,19 +54,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    import torch
-    import transformers
+    from hugging_face import prepare  # here: it loads torch
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
+    machine = prepare()
     params = jax.jit(model_of(options).init)(jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     print(
-        f"{count:.1f} M parameters, G={options.group}, T={options.tokens}, {cores} threads each; "
-        f"jax {jax.__version__}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}; fastest of {options.rounds} rounds in turn\n"
+        f"{count:.1f} M parameters, G={options.group}, T={options.tokens}, {machine}; "
+        f"fastest of {options.rounds} rounds in turn\n"
     )
     figures = {"generation": generation(options, params), "training": training(options, params)}
     if options.json:

@@ -14,7 +14,6 @@ logs or saves. Neither data loader is timed. Read the ratio of CPU times with on
 import argparse
 import dataclasses
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -63,15 +62,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    import torch
-    import transformers
     import trl
+    from hugging_face import prepare
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    machine = prepare()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of TRL's own settings
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
     config = model_config(options.model, options.size)
     params = jax.jit(Qwen2_5_VL(config=config).init)(jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
@@ -81,8 +76,7 @@ def main() -> None:
         found = in_turn(options, config, params, home)
     print(
         f"{count:.1f} M parameters, N={options.prompts}, G={options.group}, P={found['prompt']}, "
-        f"T={options.tokens}, {cores} threads each; jax {jax.__version__}, torch "
-        f"{torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}; "
+        f"T={options.tokens}, {machine}, trl {trl.__version__}; "
         f"fastest of {options.rounds} steps in turn\n"
     )
     print("| GRPO step | wall ms | CPU ms | jaxqa faster by, wall | by CPU time |")

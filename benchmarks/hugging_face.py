@@ -1,9 +1,11 @@
 """The other side of `against_transformers`: the same weights in `transformers`, on the CPU."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 import transformers
@@ -12,6 +14,18 @@ from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as proces
 from jaxqa.models.qwen2_5_vl import weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from jaxqa.typing import Params
+
+
+def prepare() -> str:
+    """Quiet `transformers`, give torch a thread for each core; says how many, and all versions."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    return (
+        f"{cores} threads each; jax {jax.__version__}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}"
+    )
 
 
 class HuggingFace:
