@@ -31,7 +31,7 @@ from jaxqa.data.reference_crops import augment, scene_crop
 from jaxqa.errors import UserError
 
 MANIFEST = "manifest.json"
-GENERATOR_VERSION = 5
+GENERATOR_VERSION = 6
 
 _NUMBERED = list(enumerate(distortions.DISTORTIONS, 1))
 

@@ -113,7 +113,8 @@ def test_alignment_labels_count_what_fits(root):
             demo_alignment.COLOURS,
             key=lambda name: np.abs(shown - demo_alignment.COLOURS[name]).sum(),
         )
-        assert (nearest == said) == ("ground fits" in row["rationale"].lower())
+        verdict = "fits" if nearest == said else "differs"
+        assert row["rationale"].lower().endswith(f"{nearest} for {said} {verdict}.")
     assert len({row["gt_score"] for row in found}) == 4
 
 
