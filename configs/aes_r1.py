@@ -5,7 +5,9 @@
 
 An expert writes critiques from a hidden score, filters keep 1,000 of each level (AesCoT-3K);
 fine-tuning of the language model for one epoch; GRPO with clip-higher on AVA, TAD66K and FLICKR-AES
-in 2:2:1. Every number: paper, appendix C, unless a comment says otherwise.
+in 2:2:1. Every number: paper, appendix C, unless a comment says otherwise. The paper has people
+check a sample of the critiques (section 3.2): --config.aescot.human_audit=100 draws one, and the
+run waits for their verdicts (docs/reasoning.md).
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{ava,tad66k,flickr_aes}, for tests alone
 datasets/{para,aadb} (--config.data.sources.para.evaluate=False leaves one out), and OPENAI_API_KEY

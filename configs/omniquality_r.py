@@ -9,8 +9,10 @@ standard deviation of rewards and the gate on the entropy of tokens.
 
 Numbers are from the paper, section 4.1. It does not give: the learning rates, temperature,
 completion length, rho, the samples behind rejection, the length of fine-tuning. Those are marked
-as guesses below. Which 10,000 images of AVA and EvalMuse it takes is not said either: rows are
-drawn from the whole training splits in the same proportion.
+as guesses below; the temperature is the other systems'. Which 10,000 images of AVA and EvalMuse it
+takes is not said either, nor which it tests on where EvalMuse's own test labels are withheld: rows
+are drawn from the whole training splits in the same proportion, and a tenth of EvalMuse's public
+prompts is held out (split omniquality_r).
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,ava,evalmuse40k}; for tests alone
 also those of TESTS below (--config.data.sources.NAME.evaluate=False leaves one out). Published: 4 x
@@ -78,7 +80,7 @@ def _full(*, threshold: bool) -> ml_collections.ConfigDict:
     asked = {
         "technical": ("koniq10k", "official", "omniquality_technical"),
         "aesthetic": ("ava", "official", "omniquality_aesthetic"),
-        "alignment": ("evalmuse40k", "", "omniquality_alignment"),
+        "alignment": ("evalmuse40k", "omniquality_r", "omniquality_alignment"),
     }
     sources = {
         name: DataSource(
@@ -100,7 +102,7 @@ def _full(*, threshold: bool) -> ml_collections.ConfigDict:
         model=recipes.qwen("7B"),
         # 400 tokens more than the questions need: the plan stands in the prompt, too.
         data=recipes.full_data(sources, text_tokens=720, completion_lengths=(512, 1024)),
-        evaluation=EvaluationConfig(batch_size=32, max_new_tokens=1024),
+        evaluation=EvaluationConfig(batch_size=32, max_new_tokens=1024),  # as long as in training
         mesh=MeshConfig(fsdp=4),
     )
 

@@ -9,13 +9,15 @@ comparison model (5,000 pairs) goes on from there:
 
     --config.stages="('grpo', 'comparison')"
 
-`q_insight.py:3b` is the same at 3B (RALI paper, table A.6; to expect .776 / .753 on average).
+`q_insight.py:3b` learns scores alone, at 3B (RALI paper, table A.6; to expect .776 / .753 on
+average).
 `q_insight.py:lora` trains adapters of rank 64 on one GPU of 80 GB; not the paper's.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,qinsight_degradation} (and
 qinsight_comparison), for tests alone datasets/{spaq,kadid10k,pipal,livec,agiqa3k,csiq}
-(--config.data.sources.NAME.evaluate=False leaves one out). Published: 8 x H20, about a day. To
-expect (RALI paper, table 2; PLCC / SRCC): KonIQ-10k .933 / .916, average of all seven .806 / .783.
+(--config.data.sources.NAME.evaluate=False leaves one out). Published: 8 x H20, about a day for ten
+epochs of KonIQ-10k, so two with a degradation for each score. To expect (RALI paper, table 2; PLCC
+/ SRCC): KonIQ-10k .933 / .916, average of all seven .806 / .783.
 Not run at this size by jaxqa yet.
 
 `:demo` has the same rewards and tasks on the demo's photographs; a warm-up and a fine-tuning on
@@ -35,7 +37,7 @@ from jaxqa.stages.sections import GrpoStage, SectionConfig
 from jaxqa.stages.sources import DataSource, EvaluationConfig
 
 EPOCHS = 10  # RALI paper, section 5.1; the released script agrees
-IMAGES_PER_STEP = 16  # 128 completions (paper) of groups of 8
+IMAGES_PER_STEP = 16  # 128 completions (paper) of groups of 8; comparisons: a guess, as for scores
 KONIQ_IMAGES = 7046  # train_koniq_7k.json
 COMPARISONS = 5000  # train_comparison.json
 
@@ -68,7 +70,9 @@ def _full(mode: str) -> ml_collections.ConfigDict:
     }
     others = get_suite("rali").datasets[1:]  # RALI paper, table 2, without KonIQ-10k itself
     sources |= recipes.test_sources(others, "q_insight", scale="measured")
-    stages: dict[str, SectionConfig] = {"grpo": _grpo(EPOCHS * KONIQ_IMAGES // IMAGES_PER_STEP)}
+    tasks = ("score",) if mode == "3b" else ("score", "degradation")
+    steps = EPOCHS * KONIQ_IMAGES * len(tasks) // IMAGES_PER_STEP
+    stages: dict[str, SectionConfig] = {"grpo": _grpo(steps, tasks)}
     spare: dict[str, SectionConfig] = {
         "comparison": _comparison(EPOCHS * COMPARISONS // IMAGES_PER_STEP)
     }
@@ -84,12 +88,12 @@ def _full(mode: str) -> ml_collections.ConfigDict:
     )
 
 
-def _grpo(steps: int) -> GrpoStage:
+def _grpo(steps: int, sources: tuple[str, ...] = ("score", "degradation")) -> GrpoStage:
     return GrpoStage(
         steps=steps,
         batch_size=IMAGES_PER_STEP,
         micro_batches=2,  # 8 GPUs, one image each, accumulated twice (released script)
-        sources=("score", "degradation"),
+        sources=sources,
         rewards={
             "score": RewardTerm(name="threshold", tasks=("quality",), options={"tolerance": 0.35}),
             "degradation": RewardTerm(  # alpha_1 and alpha_2 of the paper

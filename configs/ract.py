@@ -5,9 +5,10 @@
 
 Q-Insight's recipe on each of four data sets, from the same first model; each of the four writes
 quality reasoning texts about its own images; the one trained on KonIQ-10k is fine-tuned on all
-texts (as descriptions, without scores) and on KonIQ-10k's scores (RALI and RACT paper, section 3.4;
-numbers from section 5.1). The paper does not give the number of texts per image, nor rate, length
-and batch of the fine-tuning: guesses, marked below.
+texts (as descriptions, without scores) and on KonIQ-10k's scores (RALI and RACT paper, section 3.4
+and figure A.1; numbers from section 5.1). Table 5's row with texts alone has the figures of table
+3, so the paper may mean that one: docs/systems.md. It does not give the number of texts per image,
+nor rate, length and batch of the fine-tuning: guesses, marked below.
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct and datasets/{koniq10k,spaq,kadid10k,pipal}, for tests
 alone datasets/{livec,agiqa3k,csiq,tid2013} (--config.data.sources.NAME.evaluate=False leaves one
@@ -18,7 +19,9 @@ domain .858 / .816. Not run at this size by jaxqa yet.
 `ract.py:lora` trains adapters of rank 64 on one GPU of 80 GB; not the paper's.
 
 Ablations:
-    table 5    --config.cross_domain.trains=vision (tower alone) or language (model alone);
+    table 5    texts alone:
+    --config.cross_domain.sources="('koniq_text','spaq_text','kadid_text','pipal_text')"
+               --config.cross_domain.trains=vision (tower alone) or language (model alone);
                ract.py:all_scores (scores of all four data sets)
     table 3    ract.py:mixed_ranking (VisualQuality-R1 on all data sets together), ract.py:mixed
                (Q-Insight likewise)
@@ -27,7 +30,7 @@ Ablations:
                --config.stages="('koniq', 'koniq_reasons', 'spaq', 'spaq_reasons', 'cross_domain')"
                --config.cross_domain.sources="('koniq', 'koniq_text', 'spaq_text')"
                --config.cross_domain.rationales="('koniq_reasons', 'spaq_reasons')"
-               --config.cross_domain.steps=124
+               --config.cross_domain.steps=179
     table A.3  --config.cross_domain.start_from=spaq and, with the same texts, its scores:
     --config.cross_domain.sources="('spaq','koniq_text','spaq_text','kadid_text','pipal_text')"
     table A.1  ract.py:score_only (fine-tuning on scores alone), ract.py:no_reasoning (GRPO without)
@@ -105,7 +108,7 @@ def _stages(mode: str) -> dict[str, StageConfig | RationalesStage]:
     if mode == "no_reasoning":
         return {"koniq": _rl(("koniq",), DATASETS["koniq"][2], layout="answer_only")}
     if mode == "score_only":
-        return {"score_only": _sft(("koniq",), (), DATASETS["koniq"][2])}
+        return {"score_only": _sft(("koniq",), ())}
     scores = tuple(DATASETS) if mode == "all_scores" else ("koniq",)
     stages: dict[str, StageConfig | RationalesStage] = {}
     for name, (*_, images) in DATASETS.items():
@@ -113,7 +116,7 @@ def _stages(mode: str) -> dict[str, StageConfig | RationalesStage]:
         stages[f"{name}_reasons"] = _reasons(name)
     texts = tuple(f"{name}_text" for name in DATASETS)
     reasons = tuple(f"{name}_reasons" for name in DATASETS)
-    stages["cross_domain"] = _sft((*scores, *texts), reasons, everything, start_from="koniq")
+    stages["cross_domain"] = _sft((*scores, *texts), reasons, start_from="koniq")
     return stages
 
 
@@ -141,6 +144,7 @@ def _rl(sources: tuple[str, ...], images: int, *, layout: str = "json") -> GrpoS
         sources=sources,
         start_from="initial",
         rewards={
+            # Tolerance and length: Q-Insight's, see configs/q_insight.py.
             "score": RewardTerm(name="threshold", options={"tolerance": 0.35}),
             "format": RewardTerm(name="format", options={"layout": layout}),
         },
@@ -161,10 +165,11 @@ def _reasons(name: str) -> RationalesStage:
 
 
 def _sft(
-    sources: tuple[str, ...], reasons: tuple[str, ...], images: int, *, start_from: str = "initial"
+    sources: tuple[str, ...], reasons: tuple[str, ...], *, start_from: str = "initial"
 ) -> SftStage:
+    images = sum(DATASETS[name.removesuffix("_text")][2] for name in sources)
     return SftStage(
-        steps=images // 128,  # one epoch of 128: a guess
+        steps=images // 128,  # each image once for each question, one of its texts: a guess
         batch_size=128,
         micro_batches=2,
         sources=sources,

@@ -15,6 +15,7 @@ Probes of its claims (their metrics of stability: `group_variance_quality`, `_ae
     tatar.py:fast_aesthetics   two sentences for both
     tatar.py:swapped           narratives for quality, two sentences for aesthetics
     tatar.py:symmetric         one Gaussian for both tasks, no ranking, no limit of words
+    tatar.py:agnostic          so, and narratives for both: one way for all tasks
 
 Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{koniq10k,artimuse10k} (with ArtiMuse's attribute
 texts), the data sets it is tested on (spaq, kadid10k, pipal; ava, tad66k, flickr_aes; one that is
@@ -50,7 +51,8 @@ EPOCHS = 3  # released GRPO script
 IMAGES_PER_STEP = 16  # 8 GPUs, one image each, accumulated twice
 LEAST_WORDS = 125  # of a rewarded narrative, released constants
 MAX_PIXELS = 1_572_864  # SFT, GRPO and evaluation scripts
-PROBES = ("slow_quality", "fast_aesthetics", "swapped", "symmetric")
+PROBES = ("slow_quality", "fast_aesthetics", "swapped", "symmetric", "agnostic")
+NARRATED = ("slow_quality", "swapped", "agnostic")  # probes with narratives for quality
 MODES = ("released", *PROBES, "demo")
 
 
@@ -78,7 +80,7 @@ def _full(mode: str) -> ml_collections.ConfigDict:
     sources |= recipes.test_sources(beauty, "tatar_aesthetics")
     return make_config(
         stages={
-            "fast": _slow_quality() if mode in ("slow_quality", "swapped") else _fast(),
+            "fast": _slow_quality() if mode in NARRATED else _fast(),
             "slow": _fast_aesthetics() if mode in ("fast_aesthetics", "swapped") else _slow(mode),
             "sft": _sft(),
             "grpo": _grpo(EPOCHS * (KONIQ_IMAGES + ARTIMUSE_IMAGES) // IMAGES_PER_STEP, mode),
@@ -156,14 +158,14 @@ def _sft() -> SftStage:
 
 
 def _grpo(steps: int, mode: str) -> GrpoStage:
-    narrated = mode in ("slow_quality", "swapped", "symmetric")
+    one_reward = mode in ("symmetric", "agnostic")
     quality = RewardTerm(
         name="adaptive_gaussian",
-        tasks=() if mode == "symmetric" else ("quality",),
+        tasks=() if one_reward else ("quality",),
         options={  # run script and constants
             "tolerance": 8.75,
             "growth": 0.8,
-            "max_words": 0 if narrated else 65,
+            "max_words": 0 if one_reward or mode in NARRATED else 65,
         },
     )
     aesthetics = RewardTerm(
@@ -179,10 +181,10 @@ def _grpo(steps: int, mode: str) -> GrpoStage:
         rewards={
             "quality": quality,
             **({"aesthetics": aesthetics} if mode == "released" else {}),
-            **({"ranking": ranking} if mode != "symmetric" else {}),
+            **({} if one_reward else {"ranking": ranking}),
             "format": RewardTerm(name="format", options={"layout": "any"}),
         },
-        objective=GrpoConfig(beta=1e-3),
+        objective=GrpoConfig(beta=1e-3),  # run script, as are 8 answers
         # The released 256 tokens hardly hold the 125 words that it asks of narratives.
         sampling=recipes.rl_sampling(num_samples=8, max_new_tokens=512),
         optimizer=recipes.rl_optimizer(),

@@ -19,6 +19,8 @@ Published code ranks the 8 images of one GPU; here all 64 images of a step are r
 data set.
 """
 
+import dataclasses
+
 import ml_collections
 
 from jaxqa.objectives.grpo import GrpoConfig
@@ -52,12 +54,13 @@ def _full() -> ml_collections.ConfigDict:
         template="visualquality_r1",
         scale="measured",  # KADID-10K_normalized_mos.txt: min-max over the whole set
     )
+    tests = recipes.test_sources(TESTS, "visualquality_r1", scale="measured")
+    # Its lowest and highest grade are not published; the scale only moves errors, not correlations.
+    tests["bid"] = dataclasses.replace(tests["bid"], scale="label")
     return make_config(
         stages={"grpo": _grpo(EPOCHS * KADID_IMAGES // IMAGES_PER_STEP)},
         model=recipes.qwen("7B"),
-        data=recipes.full_data(
-            {"kadid10k": source} | recipes.test_sources(TESTS, "visualquality_r1", scale="measured")
-        ),
+        data=recipes.full_data({"kadid10k": source} | tests),
         evaluation=EvaluationConfig(batch_size=64, max_new_tokens=512),  # README, batch 32
         mesh=recipes.EIGHT_GPUS,
     )
@@ -72,7 +75,7 @@ def _grpo(steps: int) -> GrpoStage:
             "format": RewardTerm(name="format"),
         },
         objective=GrpoConfig(beta=0.04),  # the default of the released trainer
-        sampling=recipes.rl_sampling(num_samples=6, max_new_tokens=256),
+        sampling=recipes.rl_sampling(num_samples=6, max_new_tokens=256),  # 256: trainer's default
         optimizer=recipes.rl_optimizer(),
     )
 

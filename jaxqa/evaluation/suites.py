@@ -75,7 +75,7 @@ _SUITES = (
             ),
             "aesthetics": ("ava:official", "tad66k:test"),
             "alignment": (
-                *("evalmuse40k:test", "evalmi50k:test"),
+                *("evalmuse40k:omniquality_r", "evalmi50k:test"),
                 *("genai_bench_1600:whole", "t2i_compbench:all"),
             ),
         },

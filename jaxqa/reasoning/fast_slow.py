@@ -19,8 +19,8 @@ from jaxqa.sampling.config import SamplingConfig
 ATTRIBUTES_KEY = "aesthetic_attributes"
 """Where an example's metadata holds the reviewers' remarks: attribute -> text."""
 
-_BAD_MARKERS = re.compile(
-    r"tool_call|</?(?:system|assistant|user)>|```|<script|\bBEGIN\b|\bEND\b", re.IGNORECASE
+_BAD_MARKERS = re.compile(  # "in the end" is English; "END" is a mark
+    r"tool_call|</?(?:system|assistant|user)>|```|<script|(?-i:\bBEGIN\b|\bEND\b)", re.IGNORECASE
 )
 _ROLE_PREFIX = re.compile(r"^\s*(?:system|assistant|user|human|ai)\s*:", re.IGNORECASE | re.M)
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")

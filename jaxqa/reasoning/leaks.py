@@ -26,7 +26,8 @@ _TELLTALE = re.compile(
     ),
     re.IGNORECASE,
 )
-_DECIMAL = re.compile(r"(?<![\w.])(?:\d+\.\d+|\.\d+)(?![\w.]*\d)")
+# A comma before one or two digits is a decimal comma; before three it parts thousands.
+_DECIMAL = re.compile(r"(?<![\w.,])(?:\d+\.\d+|\.\d+|\d+,\d{1,2})(?![\w.,]*\d)")
 _WHOLE = re.compile(r"(?<![\w.,/:])\d{2,3}(?![\w%]|[.,/:]\d)")
 _PERCENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?:%|per ?cent\b)", re.IGNORECASE)
 
@@ -51,7 +52,7 @@ def find_leak(text: str, *, scores: Sequence[tuple[float, float]], tolerance: fl
         if abs(float(match.group(match.lastindex or 0)) / 100 - scores[0][0]) <= tolerance:
             return match.group()
     for match in _DECIMAL.finditer(text):
-        number = float(match.group())
+        number = float(match.group().replace(",", "."))
         if any(abs(number - score) <= tolerance * width for score, width in scores):
             return match.group()
     return None

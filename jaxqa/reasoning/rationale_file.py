@@ -1,7 +1,7 @@
 """The file that a pipeline writes: one line per image, kept or dropped, and how it is read back."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxqa.errors import UserError
 from jaxqa.reasoning.human_audit import read_verdicts
 from jaxqa.reasoning.labels import lacks_score, unit_score
 from jaxqa.reasoning.pipeline import Item, Outcome
-from jaxqa.train.json_lines import Record, read_json_lines
+from jaxqa.train.json_lines import Record, decode_line
 
 
 def record_of(item: Item, outcome: Outcome, *, group: str) -> Record:
@@ -40,7 +40,7 @@ def read_rationales(path: Path) -> dict[int, tuple[str, ...]]:
     """Example id -> its texts, of the images that were kept and that no person has rejected.
 
     Raises:
-      UserError: there is no such file, a line lacks its texts, or nothing is left.
+      UserError: there is no such file, a line is cut or lacks its texts, or nothing is left.
     """
     if not path.is_file():
         raise UserError(
@@ -49,9 +49,9 @@ def read_rationales(path: Path) -> dict[int, tuple[str, ...]]:
         )
     rejected = read_verdicts(path).rejected
     texts: dict[int, tuple[str, ...]] = {}
-    for number, record in enumerate(read_json_lines(path), 1):
+    for place, record in _whole_lines(path):
         if record.get("kept", True):
-            example_id, found = _checked(record, f"{path}, line {number}")
+            example_id, found = _checked(record, place)
             if example_id not in rejected:
                 texts[example_id] = found
     if not texts:
@@ -75,6 +75,21 @@ def with_rationales(
         for example in examples
         for position, text in enumerate(texts.get(example.example_id, ()))
     ]
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, Record]]:
+    """Where each object of `path` stands, and the object; the last line may lack its end."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            place = f"{path}, line {number}"
+            if line.strip():
+                record = decode_line(line.rstrip(b"\n") + b"\n")
+                if record is None:
+                    raise UserError(
+                        f"{place}: expected a JSON object, found {line[:60]!r}; the line is cut or "
+                        "damaged: mend or delete it (run the stage that wrote it to ask again)"
+                    )
+                yield place, record
 
 
 def _numbered(example: Example, position: int) -> int:

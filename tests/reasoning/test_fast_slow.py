@@ -128,6 +128,12 @@ def test_hard_checks_come_before_the_judge(tmp_path, said, reason):
     assert line["reason"] == reason and line["dropped"] == {reason: 1} and len(bodies) == 1
 
 
+def test_a_narrative_may_come_to_its_end(tmp_path):
+    said = SLOW + " To begin with the tree was right, and in the end it succeeds."
+    line, _ = run(tmp_path, beauty(), completion(said), slow_verdict())
+    assert line["rationales"] == [said]
+
+
 def test_narratives_have_checks_of_their_own(tmp_path):
     said = completion("word " * 79)
     line, _ = run(tmp_path / "1", beauty(), said, slow_verdict())

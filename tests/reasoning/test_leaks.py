@@ -71,7 +71,8 @@ def test_every_way_to_write_the_score_down_is_found():
         score = rng.uniform(1, 5)
         scales = known_scales(item(score=score))
         unit = (score - 1) / 4
-        for number in (f"{score:.2f}", f"{score:.1f}", f"{unit:.2f}", f"{100 * unit:.1f}%"):
+        points = (f"{score:.2f}", f"{score:.1f}", f"{unit:.2f}", f"{100 * unit:.1f}%")
+        for number in (*points, *(point.replace(".", ",") for point in points[:3])):
             text = f"I would put it near {number}, all in all."
             assert find_leak(text, scores=scales, tolerance=0.05), (score, number)
         far = unit + 0.5 if unit < 0.5 else unit - 0.5

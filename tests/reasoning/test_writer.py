@@ -170,6 +170,22 @@ def test_files_of_other_people(tmp_path, line):
     path.write_text(f'{{"example_id": 4, "rationales": ["b"]}}\n{line}\n')
     with pytest.raises(UserError, match="line 2: expected example_id"):
         read_rationales(path)
-    path.write_text("rubbish\n")
+    path.write_text('{"example_id": 5, "kept": false}\n')
     with pytest.raises(UserError, match="keeps no rationale"):
         read_rationales(path)
+
+
+def test_a_cut_line_is_named_and_a_missing_last_newline_costs_nothing(tmp_path):
+    path, lines = (
+        tmp_path / "texts.jsonl",
+        [f'{{"example_id": {i}, "rationales": ["b"]}}' for i in (4, 5)],
+    )
+    path.write_text("\n".join(lines))
+    assert read_rationales(path) == {4: ("b",), 5: ("b",)}
+    for cut in (
+        "\n".join((lines[0], lines[1][:20])),
+        "\n".join((lines[0], lines[1][:20], lines[0])),
+    ):
+        path.write_text(cut)
+        with pytest.raises(UserError, match="line 2: expected a JSON object.*cut"):
+            read_rationales(path)

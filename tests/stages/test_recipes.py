@@ -11,6 +11,7 @@ from rich.console import Console
 from jaxqa import configuration
 from jaxqa.data.prompts import get_template
 from jaxqa.data.registry import dataset_info
+from jaxqa.data.scales import score_scale
 from jaxqa.errors import UserError
 from jaxqa.evaluation.suites import get_suite
 from jaxqa.rewards.labels import TASKS
@@ -24,7 +25,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 MODES = {
     "q_insight": ("3b", "lora"),
     "visualquality_r1": (),
-    "tatar": ("released", "slow_quality", "fast_aesthetics", "swapped", "symmetric"),
+    "tatar": ("released", "slow_quality", "fast_aesthetics", "swapped", "symmetric", "agnostic"),
     "aes_r1": ("10k", "binary", "binary_rank"),
     "omniquality_r": ("threshold",),
     "ract": ("mixed", "mixed_ranking", "all_scores", "score_only", "no_reasoning", "lora"),
@@ -44,7 +45,9 @@ def test_every_system_has_its_config():
 def test_a_full_size_config_fits_together(name, mode):
     config = parse_config(load(name, mode))
     for source in config.data.sources.values():
-        assert get_template(source.template).task == dataset_info(source.dataset).task
+        template, info = get_template(source.template), dataset_info(source.dataset)
+        assert template.task == info.task
+        score_scale(info, template, source.scale)  # raises where the range is not known
     for section in config.sections.values():
         assert set(section.sources) <= set(config.data.sources)
         if isinstance(section, GrpoStage):
@@ -95,8 +98,18 @@ def test_published_numbers_of_reinforcement_learning(case):
     section = config.sections[stage]
     numbers = section.batch_size, section.sampling.num_samples
     assert (*numbers, section.objective.beta, section.objective.clip_high) == PUBLISHED[case]
-    assert section.objective.clip_low == 0.2 and section.optimizer.learning_rate == 1e-6
+    assert section.objective.clip_low == 0.2
+    optimizer = section.optimizer
+    assert (optimizer.learning_rate, optimizer.schedule, optimizer.clip_norm) == (1e-6, "linear", 1)
+    assert optimizer.weight_decay == 0 and optimizer.end_fraction <= 1e-3
     assert section.sampling.temperature == 1 and section.sampling.top_k == 50
+
+
+@pytest.mark.parametrize("mode", ["full", "3b"])
+def test_q_insight_sees_koniq_ten_times(mode):
+    stage = parse_config(load("q_insight", mode)).sections["grpo"]
+    assert stage.sources == (("score",) if mode == "3b" else ("score", "degradation"))
+    assert stage.steps * stage.batch_size / len(stage.sources) == pytest.approx(70_460, abs=16)
 
 
 def test_rewards_are_symmetric_only_in_the_probe():
@@ -106,7 +119,13 @@ def test_rewards_are_symmetric_only_in_the_probe():
 
     asymmetric = {"adaptive_gaussian": ("quality",), "completion_ranking": ("aesthetics",)}
     assert terms("full") == terms("swapped") == asymmetric
-    assert terms("symmetric") == {"adaptive_gaussian": ()}
+    assert terms("symmetric") == terms("agnostic") == {"adaptive_gaussian": ()}
+
+
+def test_the_task_agnostic_baseline_has_one_way_for_both_tasks():
+    sections = parse_config(load("tatar", "agnostic")).sections
+    assert sections["fast"].pipeline.fast_tasks == () == sections["grpo"].rewards["quality"].tasks
+    assert sections["grpo"].rewards["quality"].options["max_words"] == 0
 
 
 @pytest.mark.parametrize(("mode", "scored"), [("full", 1), ("all_scores", 4)])

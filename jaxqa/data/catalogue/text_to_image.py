@@ -5,7 +5,7 @@ import dataclasses
 from jaxqa.data.catalogue.published import deqa, qalign, visualquality_r1
 from jaxqa.data.layouts import Columns, Layout, label_file, label_files
 from jaxqa.data.records import DatasetInfo
-from jaxqa.data.splits import ListSplit, NameList, WholeSplit
+from jaxqa.data.splits import ListSplit, NameList, SeededSplit, WholeSplit
 
 _AGIQA_IMAGES = ("", "images", "AGIQA-3K")
 _AGIQA_WHOLE = WholeSplit(source="no official split: the whole set", counts={"test": 2982})
@@ -92,6 +92,7 @@ AGIQA3K_ALIGNMENT = dataclasses.replace(
 _EVALMUSE = Columns(
     image=("img_path",),
     score=("mean",),
+    reference="prompt_id",  # a drawn split keeps the images of one prompt together
     prompt="prompt",
     name_depth=2,
     keep=("prompt_id", "type", "element_score", "split_confidence", "attribute_confidence")
@@ -121,6 +122,14 @@ EVALMUSE40K = DatasetInfo(
             columns=_EVALMUSE,
         ),
     ),
+    splits={
+        "omniquality_r": SeededSplit(
+            ratio=(9, 0, 1),
+            seed=42,
+            source="OmniQuality-R tests on a held-out part that it does not describe; this is a "
+            "tenth of the public labels, drawn by prompt with seed 42",
+        )
+    },
     notes=(
         "about 30,000 training labels are public; test labels are withheld, and rows without "
         "ratings are left out",

@@ -88,6 +88,24 @@ def test_evalmuse_mean_of_ratings_and_withheld_labels(tmp_path):
         registry.read_dataset("evalmuse40k", tmp_path, "test")
 
 
+def test_evalmuse_holds_out_prompts_for_omniquality_r(tmp_path):
+    home = tmp_path / "EvalMuse"
+    rows = [
+        {"prompt_id": f"{i:05d}", "prompt": f"p {i}", "img_path": f"{model}/{i:05d}.png"}
+        | {"total_score": [3, 4]}
+        for i in range(20)
+        for model in ("SD3", "SDXL")
+    ]
+    write_json(home / "train_list.json", rows)
+    write_images(home / "images", [row["img_path"] for row in rows])
+    parts = {
+        part: registry.read_dataset("evalmuse40k", tmp_path, f"omniquality_r/{part}")
+        for part in ("train", "test")
+    }
+    assert {part: len(found) for part, found in parts.items()} == {"train": 36, "test": 4}
+    assert not {e.prompt for e in parts["train"]} & {e.prompt for e in parts["test"]}
+
+
 def test_unknown_layout_takes_the_common_json(tmp_path):
     rows = [{"image": "flux/1.png", "gt_score": 62.0, "prompt": "a kitchen", "std": 8}]
     write_json(tmp_path / "EvalMi-50K" / "evalmi50k.json", rows)
