@@ -32,6 +32,8 @@ Ablations:
     table 8                 --config.grpo.rewards.gaussian.options.sigma=0.6 (and 1.0)
 """
 
+import dataclasses
+
 import ml_collections
 
 from jaxqa.objectives.advantages import FilterConfig
@@ -40,7 +42,6 @@ from jaxqa.objectives.grpo import GrpoConfig
 from jaxqa.reasoning.plan_then_reason import PlanThenReason
 from jaxqa.rewards.registry import RewardTerm
 from jaxqa.sampling.config import SamplingConfig
-from jaxqa.sharding import MeshConfig
 from jaxqa.stages import recipes
 from jaxqa.stages.config import make_config
 from jaxqa.stages.sections import GrpoStage, RationalesStage, SftStage
@@ -103,7 +104,7 @@ def _full(*, threshold: bool) -> ml_collections.ConfigDict:
         # 400 tokens more than the questions need: the plan stands in the prompt, too.
         data=recipes.full_data(sources, text_tokens=720, completion_lengths=(512, 1024)),
         evaluation=EvaluationConfig(batch_size=32, max_new_tokens=1024),  # as long as in training
-        mesh=MeshConfig(fsdp=4),
+        mesh=dataclasses.replace(recipes.EIGHT_GPUS, fsdp=4),
     )
 
 

@@ -88,11 +88,15 @@ class MeshConfig:
       data: copies of the parameters, each with its own rows.
       fsdp: devices over which each parameter is split, gathered layer by layer.
       tensor: devices over which heads, feed-forward width and vocabulary are split.
+      gather_for_sampling: before a policy samples, its copy in the compute dtype is put together
+        along `fsdp` once; else every layer is gathered anew for every token. Costs that copy's
+        room, a `tensor`-th of the model on each device. docs/scaling.md has figures.
     """
 
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    gather_for_sampling: bool = False
 
     def __post_init__(self):
         if self.fsdp < 1 or self.tensor < 1 or self.data == 0 or self.data < -1:
@@ -343,6 +347,21 @@ def fetch(tree: Any, mesh: Mesh) -> Any:
 def whole_everywhere(tree: Any, mesh: Mesh) -> Any:
     """Global arrays, whole on every device, wherever they lie now."""
     return _moved(tree, replicated(mesh))
+
+
+def gather(tree: Any, axis: str) -> Any:
+    """Placed arrays, whole on every device along mesh axis `axis` and split as before otherwise."""
+    return jax.tree.map(lambda leaf: _moved(leaf, whole_along(leaf.sharding, axis)), tree)
+
+
+def whole_along(placement: NamedSharding, axis: str) -> NamedSharding:
+    """`placement` without a split over mesh axis `axis`."""
+
+    def without(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+        names = (names,) if isinstance(names, str) else names or ()
+        return tuple(name for name in names if name != axis) or None
+
+    return NamedSharding(placement.mesh, P(*map(without, placement.spec)))
 
 
 def _moved(tree: Any, placement: NamedSharding) -> Any:

@@ -170,6 +170,7 @@ def _sample_compacting(sampler: Sampler, params: Params, prompts: Any, keys: Arr
         fitting = zip(compaction.widths(num_samples), counts, strict=True)
         width = min(width, *(width for width, count in fitting if count <= room))
         rollout, places, cache = state
+        del state  # or the shorter cache would lie beside the longer one for the whole stretch
         prefix, places, cache = _make_room(sampler, number, width, prefix, places, cache)
         state, needed = _proceed(sampler, number, params, prefix, (rollout, places, cache))
     return state[0]

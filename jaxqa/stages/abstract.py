@@ -44,6 +44,16 @@ def compute_copy(params: Params, dtype: str) -> Params:
     )
 
 
+def sampling_copy(params: Params, dtype: str, mesh: sharding.MeshConfig) -> Params:
+    """What `Setup.sampling_copy` makes of placed shapes."""
+    copy = compute_copy(params, dtype)
+    if not mesh.gather_for_sampling:
+        return copy
+    return jax.tree.map(
+        lambda leaf: _placed(leaf, sharding.whole_along(leaf.sharding, "fsdp")), copy
+    )
+
+
 def warmup_head(model: Qwen2_5_VL, mesh: Mesh) -> Params:
     """The head that a warm-up trains beside the policy."""
     width = model.config.vision.out_hidden_size

@@ -87,7 +87,7 @@ def _grpo_programs(
 ) -> Iterator[Program]:
     """Sampling, the reference where there is a KL penalty, and the update."""
     params = abstract.policy(model, mesh)
-    copy = abstract.compute_copy(params, model.compute_dtype)
+    copy = abstract.sampling_copy(params, model.compute_dtype, config.mesh)
     training = programs.training(model, stage, mesh, params)
     tokens = model.config
     sampler = programs.policy_sampler(
@@ -106,7 +106,7 @@ def _grpo_programs(
     yield Program(
         name="rollout",
         lower=lambda: sampler.lower(copy, prompts, keys),
-        beside=compiled.bytes_on_chip((state.opt_state, _cast(params, copy))) + waiting,
+        beside=compiled.bytes_on_chip((state.opt_state, _copied(params, copy))) + waiting,
     )
     used = batch.micro_batches
     if stage.objective.beta:
@@ -155,7 +155,7 @@ def _reference(config: RunConfig, name: str, model: Qwen2_5_VL, mesh: Mesh) -> _
     return _Reference(model=model, kept=kept, shared=shared)
 
 
-def _cast(params: Params, copy: Params) -> list[Any]:
-    """Those of `params` that the compute copy holds a second time, in another dtype."""
+def _copied(params: Params, copy: Params) -> list[Any]:
+    """Those of `params` that the sampler's copy holds a second time: in other dtypes or places."""
     both = zip(jax.tree.leaves(params), jax.tree.leaves(copy), strict=True)
-    return [leaf for leaf, cast in both if leaf.dtype != cast.dtype]
+    return [a for a, b in both if a.dtype != b.dtype or a.sharding != b.sharding]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from jaxqa import tree
@@ -65,7 +64,7 @@ def prepare_grpo(
         mesh=setup.mesh,
         reference=_reference(setup, name, params, reference) if stage.objective.beta else None,
         write=lambda step, records: rollouts.append(name, step, records),
-        copy=partial(parts.compute_copy, dtype=setup.model.compute_dtype, own=False),
+        copy=setup.sampling_copy,
     )
     return Prepared(
         state=create_state(params, training.optimizer, trained=training.trained),

@@ -93,6 +93,7 @@ def _write(
 ) -> dict[str, Any]:
     """Write what is missing; how often each expert was asked."""
     path, items = setup.work.rationales(name), stage_items(setup, stage)
+    params = setup.sampling_copy(params) if _asks_policy(stage) else params
     experts = _experts(setup, name, stage, params)
     try:
         with progress.show_progress(setup.console, name, len(items), 0) as advance:

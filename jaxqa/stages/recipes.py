@@ -25,8 +25,9 @@ from jaxqa.train.optimizer import OptimizerConfig
 
 _Section = TypeVar("_Section", bound=SectionConfig)
 
-EIGHT_GPUS = MeshConfig(fsdp=8)
-"""The papers train on one machine of 8 (OmniQuality-R: 4), fully sharded (ZeRO-3)."""
+EIGHT_GPUS = MeshConfig(fsdp=8, gather_for_sampling=True)
+"""The papers train on one machine of 8 (OmniQuality-R: 4), fully sharded (ZeRO-3), and gather the
+policy before it samples, as TRL does by default."""
 
 STAND_IN = ExpertConfig(stand_in=True)
 """Writes the demo's rationales: the data set's own sentences."""

@@ -21,7 +21,7 @@ from jaxqa.data.scales import score_scale
 from jaxqa.data.source import Source
 from jaxqa.data.tokenizer import Tokenizer, build_demo_tokenizer, load_tokenizer
 from jaxqa.errors import UserError
-from jaxqa.models.qwen2_5_vl import hf_config, weights
+from jaxqa.models.qwen2_5_vl import hf_config, parts, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.patch_filters import constant_channels, patch_filters
@@ -78,6 +78,11 @@ class Setup:
             with _explain("config.model.vision"):
                 params = _with_filters(params, self.model.config.vision)
         return params
+
+    def sampling_copy(self, params: Params) -> Params:
+        """The policy as what samples reads it: in the compute dtype, placed as the mesh says."""
+        copy = parts.compute_copy(params, self.model.compute_dtype, own=False)
+        return sharding.gather(copy, "fsdp") if self.config.mesh.gather_for_sampling else copy
 
     def check_room(self, completion_length: int, *, name: str) -> None:
         """Raise UserError unless the model has positions for a prompt and its completion."""

@@ -8,7 +8,6 @@ from jaxqa.data.records import ImageSource
 from jaxqa.data.source import Source
 from jaxqa.errors import UserError
 from jaxqa.evaluation import evaluator, label_metrics
-from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.rewards.parsing import parse_answer
 from jaxqa.scoring.scorer import ScoredAnswer, Scorer
 from jaxqa.stages import progress
@@ -42,7 +41,7 @@ def test_policy(
     Raises:
       stop.Stopped: a stop was requested.
     """
-    params = parts.compute_copy(params, setup.model.compute_dtype, own=False)
+    params = setup.sampling_copy(params)
     return {
         source.name: _test_source(setup, name, source, params, stop)
         for source in setup.test.values()

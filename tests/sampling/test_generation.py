@@ -202,6 +202,28 @@ def test_completions_that_leave_change_nothing(params: Params, rollout: Rollout,
     assert widths == [2]  # of 3, for the last stretch
 
 
+def test_no_shorter_cache_waits_beside_a_longer_one(params: Params, monkeypatch):
+    shorter, proceed, make_room = [], sampling_sampler._proceed, sampling_sampler._make_room
+
+    def shapes(cache):
+        return {leaf.shape for leaf in jax.tree.leaves(cache) if leaf.ndim > 3}
+
+    def spy_on_room(sampler, number, width, prefix, places, cache):
+        shorter.append(shapes(cache))
+        return make_room(sampler, number, width, prefix, places, cache)
+
+    def spy(*arguments):
+        assert not shorter[-1] & {array.shape for array in jax.live_arrays()}
+        return proceed(*arguments)
+
+    monkeypatch.setattr(sampling_sampler, "_make_room", spy_on_room)
+    monkeypatch.setattr(sampling_sampler, "_proceed", spy)
+    keys = keys_lib.sample_keys(0, "grpo", 7, np.array([10, 11, 12, 13, 14, 15]), 3)
+    sampler = dataclasses.replace(SAMPLER, cache_lengths=(5, 7), row_blocks=1)
+    sampler(params, make_prompts(list(range(6))), keys)
+    assert len(shorter) == 2 and all(shorter)
+
+
 @pytest.mark.parametrize(("stacked", "rows"), [(True, 6), (False, 6), (False, 1)])
 def test_a_growing_cache_changes_nothing_and_is_never_copied(
     params: Params, rollout: Rollout, stacked: bool, rows: int

@@ -10,7 +10,7 @@ import tiny_run
 from jaxqa import sharding, tree
 from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.models.qwen2_5_vl.adapters import is_adapter, without_adapters
-from jaxqa.stages import adapters, ahead, ahead_programs, programs
+from jaxqa.stages import abstract, adapters, ahead, ahead_programs, compiled, programs
 from jaxqa.stages.config import parse_config
 from jaxqa.train.state import create_state
 
@@ -84,6 +84,19 @@ def test_what_waits_is_what_training_keeps(grpo, kept_of, placement):
         lora = "lora" in grpo
         shared = tree.count_bytes(without_adapters(state.params)) if lora else 0
         assert program["reference"].beside == tree.count_bytes(state) - shared
+
+
+def test_a_policy_gathered_for_sampling_lies_beside_the_split_one():
+    base, beside = run_of(), []
+    model = dataclasses.replace(base.model, compute_dtype="float32")  # else the copy is a cast
+    for gathers in (False, True):
+        sizes = sharding.MeshConfig(fsdp=2, gather_for_sampling=gathers)
+        run, mesh = dataclasses.replace(base, mesh=sizes, model=model), sharding.make_mesh(sizes)
+        beside.append(found(run, mesh)["rollout"].beside)
+    shape = ahead.architecture(model, preset=None, layers=None)
+    policy = jax.tree.leaves(abstract.policy(model.policy(shape, mesh), mesh))
+    split = [leaf for leaf in policy if "fsdp" in str(leaf.sharding.spec)]
+    assert split and beside[1] - beside[0] == compiled.bytes_on_chip(split)
 
 
 def test_programs_read_the_parameters_that_training_gives_them():

@@ -284,6 +284,13 @@ def placement(config: RunConfig, stage: str | None) -> Any:
     return str(places), str(sharding.shard_rows(np.zeros((8, 1)), made.mesh).sharding)
 
 
+def sampler_placement(config: RunConfig, stage: str | None) -> Any:
+    """Where the copy of the policy lies that samples."""
+    made = set_up(config)
+    copy = made.sampling_copy(made.initial_params())
+    return [str(leaf.sharding.spec) for leaf in jax.tree.leaves(copy)]
+
+
 def starting_point(config: RunConfig, stage: str | None) -> Any:
     return digest(set_up(config).initial_params())
 
@@ -563,6 +570,7 @@ TABLE: dict[str, Change] = {
     "mesh.data": Change("2", placement),
     "mesh.fsdp": Change("2", placement),
     "mesh.tensor": Change("2", placement),
+    "mesh.gather_for_sampling": Change("True", sampler_placement, given=(("mesh.fsdp", "2"),)),
     "stage.steps": Change("7", course),
     "stage.batch_size": Change("6", first_batches),
     "stage.save_every": Change("3", course),

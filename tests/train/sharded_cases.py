@@ -72,6 +72,7 @@ CONFIG = Qwen2_5_VLConfig(
 )
 MODEL = Qwen2_5_VL(config=CONFIG)
 ROWS, GROUP, LENGTH = 8, 2, 5
+STOPS = (45, *range(20, 40))  # many, so that most completions have left before the last stretch
 WIDE = sharding.MeshConfig(data=2, fsdp=2, tensor=2)
 
 
@@ -169,13 +170,19 @@ class NumberTokenizer(Tokenizer):
 
 
 def grpo(mesh, params):
-    """Ranking rewards, the filter, other groups in place of those it drops, micro-batches."""
+    """Ranking rewards, the filter, other groups in place of those it drops, micro-batches.
+
+    The sampler is that of training: a policy gathered for it, stretches, completions that leave.
+    """
     records = []
     sampler = Sampler(
         model=MODEL,
         config=SamplingConfig(num_samples=GROUP, max_new_tokens=LENGTH),
-        stop_token_ids=(45,),
+        stop_token_ids=STOPS,
         pad_token_id=44,
+        cache_lengths=(1, 3),
+        row_blocks=sharding.row_shards(mesh),
+        mesh=mesh,
     )
     source = RolloutSource(
         RolloutConfig(
@@ -194,6 +201,7 @@ def grpo(mesh, params):
         tokenizer=NumberTokenizer(),
         mesh=mesh,
         reference=lambda policy, prompts, ids, used: _log_probs(params, prompts, ids),
+        copy=lambda params: sharding.gather(params, "fsdp"),
         write=lambda step, lines: records.extend(lines),
     )
     with jax.transfer_guard("disallow"):

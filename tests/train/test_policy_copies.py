@@ -22,6 +22,7 @@ from jaxqa.nn.linear import matmul
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Sampler, _sample
+from jaxqa.stages import compiled
 from jaxqa.train.losses import completion_log_probs
 from jaxqa.train.reference import Frozen, check_placement
 
@@ -77,6 +78,39 @@ def test_the_sampler_reads_only_the_copy(params):
     texts = [_sample.lower(sampler, p, prompts, keys).as_text() for p in (params, copy)]
     found = [bool(kernels_of_all_layers(text, "f32", params)) for text in texts]
     assert found == [True, False]
+
+
+def placed(model, **axes):
+    """Random parameters on a mesh of eight devices."""
+    mesh = sharding.make_mesh(sharding.MeshConfig(**axes))
+    places = sharding.tree_shardings(model.abstract_params(), sharding.QWEN2_5_VL_RULES, mesh)
+    return mesh, jax.jit(model.init, out_shardings=places)(jax.random.key(0))
+
+
+def test_a_gathered_policy_is_whole_along_fsdp_alone():
+    _, policy = placed(Qwen2_5_VL(config=CONFIG), fsdp=4, tensor=2)
+    gathered = sharding.gather(policy, "fsdp")
+    for one, other in zip(jax.tree.leaves(policy), jax.tree.leaves(gathered), strict=True):
+        np.testing.assert_array_equal(one, other)
+        before, after = (str(leaf.sharding.spec) for leaf in (one, other))
+        assert "fsdp" not in after and ("tensor" in before) == ("tensor" in after)
+
+
+def test_a_gathered_policy_is_not_gathered_at_every_token():
+    model, sampling = Qwen2_5_VL(config=CONFIG), SamplingConfig(num_samples=2, max_new_tokens=3)
+    mesh, policy = placed(model, fsdp=8)
+    sampler = Sampler(
+        model=model, config=sampling, stop_token_ids=(45,), pad_token_id=44, mesh=mesh
+    )
+    prompts = sharding.shard_rows(host_prompts(), mesh)
+    keys = sharding.by_rows(sample_keys(0, "grpo", 3, np.arange(8), 2), mesh)
+    largest = []
+    for params in (policy, sharding.gather(policy, "fsdp")):
+        text = sampler.lower(params, prompts, keys).compile().as_text()
+        found = compiled.largest_all_gather(compiled.buffers(text))
+        largest.append(found and found.size)
+    assert largest[0] >= CONFIG.text.hidden_size * CONFIG.text.intermediate_size
+    assert largest[1] is None
 
 
 def test_a_copy_computes_the_same_to_the_bit(params, rows):
