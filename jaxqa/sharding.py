@@ -75,7 +75,9 @@ CLIP_RULES: Rules = (
     (r"text_model/embeddings/token_embedding/embedding", P("tensor", "fsdp")),
     (r"text_model/head/kernel", P("fsdp", None)),
     (r"(visual|text)_projection/kernel", P("fsdp", None)),
-    (r"(vision|text)_model/.*", P()),
+    (r"(vision|text)_model/.*(norm\d?/weight|/bias)", P()),
+    (r"(vision|text)_model/embeddings/(class_embedding|position_embedding/embedding)", P()),
+    (r"vision_model/head/probe", P()),
     (r"logit_(scale|bias)", P()),
 )
 

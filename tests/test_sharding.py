@@ -43,10 +43,25 @@ def test_the_table_of_the_text_tower():
     ]
 
 
-def test_a_leaf_without_a_rule_is_an_error():
+@pytest.mark.parametrize(("tensor", "split"), [(4, "tensor"), (8, None)])
+def test_3420_columns_are_split_by_four_and_not_by_eight(tensor, split):
+    mesh = sharding.make_mesh(sharding.MeshConfig(tensor=tensor))
+    path, shape = "visual/blocks/mlp/gate_proj/kernel", (32, 1280, 3420)
+    spec = sharding.partition_spec(path, shape, sharding.QWEN2_5_VL_RULES, mesh)
+    assert spec == P(None, "fsdp", split)
+
+
+@pytest.mark.parametrize(
+    ("path", "rules"),
+    [
+        ("new/kernel", sharding.QWEN2_5_VL_RULES),
+        ("vision_model/encoder/layers/new/kernel", sharding.CLIP_RULES),
+    ],
+)
+def test_a_leaf_without_a_rule_is_an_error(path, rules):
     mesh = sharding.make_mesh(sharding.MeshConfig())
-    with pytest.raises(UserError, match="no rule matches parameter 'new/kernel'"):
-        sharding.partition_spec("new/kernel", (2, 2), sharding.QWEN2_5_VL_RULES, mesh)
+    with pytest.raises(UserError, match=f"no rule matches parameter '{path}'"):
+        sharding.partition_spec(path, (2, 2), rules, mesh)
 
 
 def test_mesh_sizes():
