@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import re
+import socket
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,9 @@ from jaxqa.train.stop import Stopped
 
 _SHUTDOWN_SECONDS = 60
 _NAMES = ("coordinator", "num_processes", "process_id")
+# What Open MPI (first: it may run under Slurm, as JAX has it) and Slurm set for each process.
+_DETECTED_IDS = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+_DETECTED_TASKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,6 +146,27 @@ def joined(distributed: Distributed) -> Iterator[None]:
         jax.distributed.shutdown()  # the others leave now, too
 
 
+def process_name(distributed: Distributed, environment: Mapping[str, str]) -> str:
+    """What to call this process before JAX has been asked; on every host something else."""
+    if not distributed.is_on:
+        return "this process"
+    detected = next((environment[name] for name in _DETECTED_IDS if name in environment), None)
+    number = detected if distributed.process_id is None else distributed.process_id
+    return f"process on {socket.gethostname()}" if number is None else f"process {number}"
+
+
+def device_ids(environment: Mapping[str, str]) -> list[int] | None:
+    """Which of its host's devices this process takes: [] for all, None where JAX decides.
+
+    Under Slurm and Open MPI, JAX takes it that there is a process per device, and hides all but
+    one. Only where the host does have several processes is that right.
+    """
+    tasks = next((environment[name] for name in _DETECTED_TASKS if name in environment), "1")
+    counts = re.sub(r"\(x\d+\)", "", tasks).split(",")  # Slurm: "8(x3),4" for 8, 8, 8 and 4
+    is_alone = set(counts) == {"1"} and "JAX_LOCAL_DEVICE_IDS" not in environment
+    return [] if is_alone else None
+
+
 def _join(distributed: Distributed) -> None:
     import jax
 
@@ -152,6 +178,7 @@ def _join(distributed: Distributed) -> None:
             coordinator_address=distributed.coordinator,
             num_processes=distributed.num_processes,
             process_id=distributed.process_id,
+            local_device_ids=device_ids(os.environ),
             heartbeat_timeout_seconds=distributed.heartbeat_timeout,
             initialization_timeout=distributed.initialization_timeout,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,

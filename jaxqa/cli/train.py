@@ -100,8 +100,7 @@ class _Machine:
 def _supervise(
     options: argparse.Namespace, arguments: Sequence[str], others: distributed.Distributed
 ) -> int:
-    number = others.process_id
-    name = "this process" if number is None else f"process {number}"
+    name = distributed.process_name(others, os.environ)
     return supervisor.supervise(
         [sys.executable, "-m", "jaxqa.cli.train", *arguments],
         supervisor.Supervision(

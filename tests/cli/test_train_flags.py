@@ -1,8 +1,12 @@
 """Flags of several processes, of the compilation cache and of the profiler; nothing is trained."""
 
 import argparse
+import os
+import subprocess
+import sys
 
 import pytest
+from free_port import free_port
 
 from jaxqa.cli import compiled, distributed, train
 from jaxqa.errors import UserError
@@ -44,6 +48,68 @@ def test_the_environment_speaks_where_no_flag_does():
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         read(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("environment", "taken"),
+    [
+        ({}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x3),4"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, None),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, []),
+        ({"JAX_LOCAL_DEVICE_IDS": "2,3"}, None),
+    ],
+)
+def test_a_process_takes_all_devices_unless_its_host_has_several(environment, taken):
+    assert distributed.device_ids(environment) == taken
+
+
+JOIN = """
+import sys, jax
+from jaxqa.cli import distributed
+with distributed.joined(distributed.Distributed(**eval(sys.argv[1]))):
+    print(jax.process_count(), jax.config.values["jax_cuda_visible_devices"])
+"""
+
+
+@pytest.mark.parametrize("tasks", [1, 8])
+@pytest.mark.parametrize("says_it", [False, True])
+def test_what_jax_sees_of_a_slurm_node(tasks, says_it):
+    """One node of a Slurm step, as JAX detects it."""
+    port = str(free_port())
+    slurm = {
+        **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "1"},
+        **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": str(tasks)},
+    }
+    said = {"coordinator": f"localhost:{port}", "num_processes": 1, "process_id": 0}
+    found = subprocess.run(
+        [sys.executable, "-c", JOIN, repr(said if says_it else {"detect": True})],
+        env=os.environ | slurm | {"JAX_COORDINATOR_PORT": port},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.stdout == f"1 {'all' if tasks == 1 else '0'}\n", found.stderr
+
+
+def test_every_process_has_a_name_of_its_own(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "tpu-w-3")
+    said = read("--coordinator=a:1", "--num_processes=4", "--process_id=3")
+    detected = read("--distributed=auto")
+    name = distributed.process_name
+    assert name(read(), {"SLURM_PROCID": "2"}) == "this process"
+    assert name(said, {"SLURM_PROCID": "2"}) == "process 3"
+    assert name(detected, {"SLURM_PROCID": "2"}) == "process 2"
+    assert name(detected, {"SLURM_PROCID": "0", "OMPI_COMM_WORLD_RANK": "5"}) == "process 5"
+    assert name(detected, {}) == "process on tpu-w-3"
+
+
+def test_a_dead_process_is_called_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    assert train.main(["--config=x.py", f"--workdir={tmp_path}", "--distributed=auto"]) == 4
+    assert "process 2 failed with status 1" in capsys.readouterr().err
 
 
 def test_where_compiled_programs_are_kept(tmp_path):
