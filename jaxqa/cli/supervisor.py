@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from jaxqa.train.stop import stop_signals
+
 LOST_STATUS = 4
 """The run ended because one of its processes did, not because of anything in the config."""
 
@@ -188,9 +190,8 @@ class _Child:
 
 @contextlib.contextmanager
 def _handling(handler: signal.Handlers | object) -> Iterator[None]:
-    """Give SIGTERM, SIGINT and SIGHUP to `handler` for the block."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, handler) for number in numbers}  # type: ignore[arg-type]
+    """Give the signals that ask for a stop to `handler` for the block."""
+    before = {number: signal.signal(number, handler) for number in stop_signals()}  # type: ignore[arg-type]
     try:
         yield
     finally:

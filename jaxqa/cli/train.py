@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxqa.cli import compiled, distributed, supervisor
 from jaxqa.cli.config_flags import load_config, split_overrides
+from jaxqa.cli.console import lasting_console
 from jaxqa.cli.errors import run_door
 from jaxqa.errors import UserError
 from jaxqa.train.stop import Stopped, StopRequest
@@ -23,7 +24,8 @@ DIVERGED_STATUS = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the door; return the exit status."""
-    return run_door(train, argv)
+    with lasting_console():
+        return run_door(train, argv)
 
 
 def train(argv: Sequence[str] | None) -> int:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: ask a run to stop at the next safe point."""
+"""SIGTERM, SIGINT and SIGHUP: ask a run to stop at the next safe point."""
 
 import signal
 from collections.abc import Callable
@@ -9,10 +9,19 @@ class Stopped(Exception):
     """The run stopped because it was asked to; what it had done is saved."""
 
 
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask for a stop."""
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under `nohup`
+        signals.append(signal.SIGHUP)
+    return signals
+
+
 class StopRequest:
     """Context manager that turns SIGTERM (and the first Ctrl-C) into a request.
 
-    A second Ctrl-C interrupts at once.
+    So does a terminal that goes away, unless `nohup` has said that it does not matter. A second
+    Ctrl-C interrupts at once.
     """
 
     def __init__(self):
@@ -22,7 +31,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         """Install the handlers."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

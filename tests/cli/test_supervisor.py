@@ -102,3 +102,23 @@ def test_signals_reach_the_child_and_it_outlives_no_parent(number):
         process.send_signal(number)
         assert process.stdout.read() == "saved\n"  # read to the end: the child is gone, too
     assert process.wait(30) == (-9 if number == signal.SIGKILL else 0)
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    root = str(Path(sys.modules["jaxqa"].__file__ or "").parents[1])
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-c", PARENT, CHILD],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "saved\n"
+    assert process.wait(30) == 0
