@@ -29,8 +29,11 @@ from jaxqa.train.stop import stop_signals
 LOST_STATUS = 4
 """The run ended because one of its processes did, not because of anything in the config."""
 
-FINAL = (0, 2, 3)
-"""Statuses that a restart would not change: done or stopped, the user's error, diverged."""
+UNFINISHED_STATUS = 75
+"""The run was asked to stop, and whoever asked is to start it again (EX_TEMPFAIL of sysexits.h)."""
+
+FINAL = (0, 2, 3, UNFINISHED_STATUS)
+"""Statuses that end the parent, too: done or stopped, the user's error, diverged, stopped."""
 
 _TAIL_LINES = 1000
 _LONGEST_DELAY = 60.0

@@ -16,9 +16,10 @@ from jaxqa.cli.errors import run_door
 from jaxqa.errors import UserError
 from jaxqa.train.stop import Stopped, StopRequest
 
-STOPPED_STATUS = 0
-"""Schedulers that take a machine back end a run so on purpose; a run that is not complete has no
-table, and the same command goes on."""
+STOPPED_STATUSES = ("0", str(supervisor.UNFINISHED_STATUS))
+"""Schedulers that take a machine back end a run so on purpose, so 0 is the default; a run that is
+not complete has no table, and the same command goes on. Those that start again only what failed
+have to tell it from a complete run."""
 DIVERGED_STATUS = 3
 
 
@@ -32,7 +33,8 @@ def train(argv: Sequence[str] | None) -> int:
     """Train as the config says; run again, the same command goes on where it stopped.
 
     Returns:
-      0 when the run is complete or stopped on request, 3 when a loss was not finite.
+      0 when the run is complete, `--stopped_status` when it stopped on request, 3 when a loss was
+      not finite.
 
     Raises:
       UserError: a bad flag, config, data set, model or work directory.
@@ -45,6 +47,13 @@ def train(argv: Sequence[str] | None) -> int:
         metavar="N",
         help="start again up to N times, from the last checkpoint, when the process or one of its "
         "peers dies or hangs (default: 0)",
+    )
+    parser.add_argument(
+        "--stopped_status",
+        choices=STOPPED_STATUSES,
+        default=STOPPED_STATUSES[0],
+        help="exit status of a run that was asked to stop and has saved (default: %(default)s); "
+        "75 is for schedulers that start again what failed",
     )
     parser.add_argument(
         "--compilation_cache",
@@ -76,6 +85,7 @@ def train(argv: Sequence[str] | None) -> int:
         cache=compiled.cache_folder(options.compilation_cache, os.environ),
         cache_is_named=options.compilation_cache is not None,
         profile=_profiled_steps(options.profile),
+        stopped_status=int(options.stopped_status),
     )
     with StopRequest() as stop:  # from now on: the imports that follow take seconds
         config = load_config(options.config, overrides)
@@ -91,12 +101,14 @@ class _Machine:
       cache: folder of compiled programs, or None.
       cache_is_named: whether the user has named it.
       profile: first and last step to trace, or None.
+      stopped_status: what to end with when asked to stop.
     """
 
     others: distributed.Distributed
     cache: Path | None
     cache_is_named: bool
     profile: tuple[int, int] | None
+    stopped_status: int
 
 
 def _supervise(
@@ -145,7 +157,7 @@ def _run(config: Any, workdir: Path, stop: StopRequest, machine: _Machine) -> in
             )
     except Stopped as stopped:
         print(f"{stopped}; run the same command again to go on", flush=True)
-        return STOPPED_STATUS
+        return machine.stopped_status
     except TrainingDiverged as diverged:
         print(f"error: {diverged}", file=sys.stderr)
         return DIVERGED_STATUS

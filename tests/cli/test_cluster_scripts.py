@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import jaxqa
+from jaxqa.cli.errors import USER_ERROR_STATUS
+from jaxqa.cli.train import DIVERGED_STATUS, STOPPED_STATUSES
 
 FOLDER = Path(jaxqa.__file__).parents[1] / "launchers" / "clusters"
 SCRIPTS = sorted([*FOLDER.glob("*.sh"), *FOLDER.glob("*.sbatch")])
@@ -137,6 +140,19 @@ def test_the_manifest_is_filled_in():
     )
     assert "$" not in body and body.count("google.com/tpu: 4") == 2 and "parallelism: 16" in body
     assert 'args: ["--config=configs/tatar.py", "--workdir=/shared/run"]' in body
+    manifest = yaml.safe_load(body)
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    # What was told to stop must not look complete; what no restart would mend must fail at once.
+    stopped = next(word for word in container["command"] if word.startswith("--stopped_status="))
+    assert stopped.removeprefix("--stopped_status=") in STOPPED_STATUSES[1:]
+    [rule] = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["containerName"] == container["name"]
+    assert rule["onExitCodes"]["values"] == [USER_ERROR_STATUS, DIVERGED_STATUS]
+    [policy] = manifest["spec"]["failurePolicy"]["rules"]
+    assert policy == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    topology = manifest["metadata"]["annotations"]["alpha.jobset.sigs.k8s.io/exclusive-topology"]
+    assert topology == "cloud.google.com/gke-nodepool"
     found = run("gke_submit.sh", "--dry_run", **(values | {"CLAIM": ""}))
     assert found.returncode == 2 and "$CLAIM is not set" in found.stderr
 

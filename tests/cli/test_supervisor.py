@@ -24,7 +24,7 @@ def supervision(tmp_path):
     return lambda **changes: Supervision(processes=4, **(values | changes))
 
 
-@pytest.mark.parametrize("status", [0, 2, 3])
+@pytest.mark.parametrize("status", [0, 2, 3, 75])
 def test_what_a_restart_would_not_change_is_passed_through(supervision, capfd, status):
     code = f"print('words', file=sys.stderr); sys.exit({status})"
     assert supervise(child(code), supervision(restarts=3)) == status

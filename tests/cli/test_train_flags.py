@@ -4,12 +4,15 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from free_port import free_port
 
 from jaxqa.cli import compiled, distributed, train
 from jaxqa.errors import UserError
+from jaxqa.stages import run
+from jaxqa.train.stop import Stopped
 
 
 def read(*arguments, **environment):
@@ -124,3 +127,14 @@ def test_profiled_steps(flag, capsys):
     arguments = ["--config=x.py", "--workdir=y", f"--profile={flag}"]
     assert train.main(arguments) == 2
     assert "expected FIRST:LAST" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "status"), [((), 0), (("--stopped_status=75",), 75)])
+def test_what_a_stopped_run_ends_with(flags, status, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise Stopped("stopped on request during a test")
+
+    monkeypatch.setattr(run, "run", stop)
+    config = f"--config={Path(__file__).parents[2] / 'configs' / 'demo.py'}"
+    given = [config, f"--workdir={tmp_path}", "--compilation_cache=off", *flags]
+    assert train.main(given) == status
