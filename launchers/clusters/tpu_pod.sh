@@ -5,12 +5,14 @@
 #   tpu_pod.sh wait   --name=NAME --zone=ZONE
 #   tpu_pod.sh setup  --name=NAME --zone=ZONE --source=GIT_URL [--ref=REF]
 #   tpu_pod.sh train  --name=NAME --zone=ZONE [--restarts=N] -- --config=... --workdir=/shared/run
-#   tpu_pod.sh stop   --name=NAME --zone=ZONE
+#   tpu_pod.sh stop   --name=NAME --zone=ZONE -- --workdir=/shared/run
 #   tpu_pod.sh delete --name=NAME --zone=ZONE
 #
-# `train` starts the same command on every worker; JAX finds the others through the TPU's metadata.
-# `stop` asks every worker to save and end, as a preemption does. With --dry_run every action only
-# prints what it would do.
+# `setup`, also to update, takes the branch, tag or full commit REF. `train` starts the same command
+# on every worker; JAX finds the others through the TPU's metadata. The run does not need the
+# connection: if that goes, the same command shows the run again. `stop` asks every worker to save
+# and end, as a preemption does, and waits until it has. With --dry_run every action only prints what
+# it would do.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=launchers/clusters/common.sh
@@ -55,6 +57,10 @@ on_all_workers() {
   run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all --command="$1"
 }
 
+on_host() {
+  on_all_workers "$(quoted jaxqa/launchers/clusters/on_host.sh "$@")"
+}
+
 case $action in
   create)
     [[ -n $type ]] || die "--type is missing, for example v5litepod-64"
@@ -74,14 +80,19 @@ case $action in
     ;;
   setup)
     [[ -n $source_url ]] || die "--source=GIT_URL is missing"
-    on_all_workers "set -e; [ -d jaxqa ] || git clone $(quoted "$source_url") jaxqa; cd jaxqa; git fetch -q; git checkout -q $(quoted "$ref"); python3 -m venv .venv; .venv/bin/pip install -q -c constraints.txt -e '.[tpu]'"
+    # The images' own Python, 3.10, is too old; uv brings another.
+    on_all_workers "set -e; git init -q jaxqa; cd jaxqa; \
+      git fetch -q $(quoted "$source_url" "$ref"); git checkout -q --detach FETCH_HEAD; \
+      python3 -m pip install -q --user uv; python3 -m uv venv -q --clear --python 3.11 .venv; \
+      python3 -m uv pip install -q -c constraints.txt -e '.[tpu]'"
     ;;
   train)
     [[ $# -gt 0 ]] || die "nothing to run; give the arguments of \`jaxqa train\` after --"
-    on_all_workers "cd jaxqa && exec .venv/bin/python launchers/train.py --distributed=auto --restarts=$restarts $(quoted "$@")"
+    on_host start --distributed=auto "--restarts=$restarts" "$@"
     ;;
   stop)
-    on_all_workers "pkill -TERM -f -o 'launchers/train.py --distributed=auto' || true"
+    [[ $# -gt 0 ]] || die "which run? give --workdir=DIR after --"
+    on_host stop "$@"
     ;;
   delete)
     run gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet

@@ -1,11 +1,11 @@
 """The launch scripts: their syntax, what they would run, and what stand-ins for the tools see."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ from jaxqa.cli.train import DIVERGED_STATUS, STOPPED_STATUSES
 FOLDER = Path(jaxqa.__file__).parents[1] / "launchers" / "clusters"
 SCRIPTS = sorted([*FOLDER.glob("*.sh"), *FOLDER.glob("*.sbatch")])
 WAITS = 'sleep 50 > /dev/null 2>&1 & trap "kill $!; sleep 0.2; echo saved; exit 0" TERM'
+# A shell in the home directory of a worker.
+GCLOUD = 'cd "$HOME"; command=${@: -1}; bash -c "${command#--command=}"'
 TRAIN = ["--config=configs/demo.py", "--workdir=/shared/a run", "--config.stages=('sft',)"]
 
 
@@ -38,7 +40,7 @@ def tool(folder: Path, name: str, body: str) -> None:
 
 
 def test_scripts_are_clean():
-    assert len(SCRIPTS) == 5
+    assert len(SCRIPTS) == 6
     for script in SCRIPTS:
         subprocess.run(["bash", "-n", script], check=True)
     found = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -58,44 +60,103 @@ def hosts(tmp_path):
     return path
 
 
-def test_ssh_starts_every_host_with_its_own_number(tmp_path, hosts):
-    """The stand-in for ssh runs what it is given in a shell, as the host's would."""
-    (tmp_path / "checkout" / ".venv" / "bin").mkdir(parents=True)
-    tool(tmp_path / "checkout" / ".venv" / "bin", "python", 'printf \'%s\\n\' "$PWD" "$@"')
-    tool(tmp_path, "ssh", 'host=${@: -2:1}; bash -c "${@: -1}" > "$OUT/$host"; [ $host != second ]')
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    flags = (f"--hosts={hosts}", f"--directory={tmp_path / 'checkout'}", "--restarts=5")
-    found = run("ssh_hosts.sh", *flags, "--", *TRAIN, PATH=path, OUT=str(tmp_path))
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """What hosts have, its Python a stand-in, and an `ssh` that is a shell on this machine."""
+    folder = tmp_path / "checkout"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    shutil.copytree(FOLDER, folder / "launchers" / "clusters")
+    tool(tmp_path, "ssh", 'bash -c "${@: -1}"')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return folder
+
+
+def python(checkout: Path, body: str) -> None:
+    tool(checkout / ".venv" / "bin", "python", body)
+
+
+def arguments(tmp_path: Path) -> list[str]:
+    return [f"--workdir={tmp_path / 'a run'}", "--config.stages=('sft',)"]
+
+
+def test_ssh_starts_every_host_with_its_own_number(tmp_path, hosts, checkout):
+    python(checkout, 'printf \'%s\\n\' "$PWD" "$@"; [[ $* != *process_id=1* ]]')
+    flags = (f"--hosts={hosts}", f"--directory={checkout}", "--restarts=5")
+    found = run("ssh_hosts.sh", *flags, "--", *arguments(tmp_path))
     assert found.returncode == 1  # the second host's
-    for number, host in enumerate(("me@first", "second")):
-        assert (tmp_path / host).read_text().splitlines() == [
-            str(tmp_path / "checkout"),
+    for number in range(2):
+        output = (tmp_path / "a run" / f"process_{number}.output.txt").read_text()
+        assert output.splitlines() == [
+            str(checkout),
             "launchers/train.py",
             "--coordinator=first:8476",
             "--num_processes=2",
             f"--process_id={number}",
             "--restarts=5",
-            *TRAIN,
+            *arguments(tmp_path),
         ]
+        assert output in found.stdout
 
 
-def test_ssh_passes_a_signal_on_and_waits(tmp_path, hosts):
-    tool(tmp_path, "ssh", f"{WAITS}; echo up; wait")
-    process = subprocess.Popen(
-        [FOLDER / "ssh_hosts.sh", f"--hosts={hosts}", "--", *TRAIN],
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start():
+    with contextlib.ExitStack() as stack:
+
+        def start(*command: str | Path) -> subprocess.Popen:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
+            stack.callback(end, process)
+            return process
+
+        yield start
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a script, its ssh, and the far ends of these."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert process.stdout is not None
-    seen = 0
-    while seen < 2:
-        seen += process.stdout.readline() == "up\n"
-    time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    rest = process.stdout.read()
     process.stdout.close()
-    assert process.wait(30) == 0 and rest.count("saved") == 2
+
+
+def wait_for(process: subprocess.Popen, line: str, times: int) -> None:
+    assert process.stdout is not None
+    while times:
+        read = process.stdout.readline()
+        assert read, f"ended before {line!r}"
+        times -= read == f"{line}\n"
+
+
+def test_ssh_passes_a_signal_on_and_waits(tmp_path, hosts, checkout, start):
+    python(checkout, f"{WAITS}; echo up; wait")
+    flags = (f"--hosts={hosts}", f"--directory={checkout}")
+    process = start(FOLDER / "ssh_hosts.sh", *flags, "--", *arguments(tmp_path))
+    wait_for(process, "up", 2)
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and rest.count("saved") == 2
+
+
+def test_a_run_outlives_its_connections(tmp_path, hosts, checkout, start):
+    python(checkout, f"{WAITS}; echo up; wait")
+    flags = (f"--hosts={hosts}", f"--directory={checkout}")
+    first = start(FOLDER / "ssh_hosts.sh", *flags, "--", *arguments(tmp_path))
+    wait_for(first, "up", 2)
+    end(first)
+    second = start(FOLDER / "ssh_hosts.sh", *flags, "--", *arguments(tmp_path))
+    wait_for(second, "up", 2)
+    stopped = run("ssh_hosts.sh", *flags, "--stop", "--", *arguments(tmp_path))
+    assert stopped.returncode == 0, stopped.stderr
+    for number in range(2):
+        output = (tmp_path / "a run" / f"process_{number}.output.txt").read_text()
+        assert output == "up\nsaved\n"  # once: the second command has started nothing
+    assert second.communicate(timeout=60)[0].count("saved") == 2 and second.returncode == 0
+    assert (
+        "process_0 does not run"
+        in run("ssh_hosts.sh", *flags, "--stop", "--", *arguments(tmp_path)).stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,11 +181,55 @@ def test_tpu_pod_prints_what_it_would_do():
     found = run("tpu_pod.sh", "train", *place, "--", *TRAIN)
     assert "--worker=all" in found.stdout and "--distributed=auto" in found.stdout
     for action in ("wait", "stop", "delete"):
-        found = run("tpu_pod.sh", action, *place)
+        found = run("tpu_pod.sh", action, *place, "--", *TRAIN)
         assert found.returncode == 0 and found.stdout.startswith("+ gcloud compute tpus")
     found = run("tpu_pod.sh", "create", *place, "--type=v9-8")
     assert found.returncode == 2 and "no runtime is known for v9-8" in found.stderr
     assert run("tpu_pod.sh", "fly", *place).returncode == 2
+
+
+def git(folder: Path, *arguments: str) -> None:
+    author = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+    subprocess.run(["git", *author, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_tpu_setup_updates_what_is_there_and_brings_its_own_python(tmp_path):
+    source, home = tmp_path / "source", tmp_path / "home"
+    source.mkdir()
+    home.mkdir()
+    git(source, "init", "-b", "main")
+    tool(tmp_path, "gcloud", GCLOUD)
+    tool(tmp_path, "python3", 'echo "$@" >> "$HOME/python3.txt"')
+    place = ("--name=qa", "--zone=us-west4-a", f"--source={source}")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for version in ("old", "new"):
+        (source / "file").write_text(version)
+        git(source, "add", "file")
+        git(source, "commit", "-m", version)
+        found = run("tpu_pod.sh", "setup", *place, PATH=path, HOME=str(home))
+        assert found.returncode == 0, found.stderr
+        assert (home / "jaxqa" / "file").read_text() == version
+    asked = (home / "python3.txt").read_text().splitlines()[-3:]
+    assert asked == [
+        "-m pip install -q --user uv",
+        "-m uv venv -q --clear --python 3.11 .venv",
+        "-m uv pip install -q -c constraints.txt -e .[tpu]",
+    ]
+
+
+def test_a_tpu_run_is_started_and_stopped(tmp_path, checkout, start, monkeypatch):
+    (tmp_path / "jaxqa").symlink_to(checkout)
+    tool(tmp_path, "gcloud", GCLOUD)
+    python(checkout, f"{WAITS}; echo up; wait")
+    place = ("--name=qa", "--zone=us-west4-a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train = start(FOLDER / "tpu_pod.sh", "train", *place, "--", *arguments(tmp_path))
+    wait_for(train, "up", 1)
+    found = run("tpu_pod.sh", "stop", *place, "--", f"--workdir={tmp_path / 'a run'}")
+    assert found.returncode == 0, found.stderr
+    [output] = (tmp_path / "a run").glob("process_on_*.output.txt")
+    assert output.read_text() == "up\nsaved\n"
+    assert train.communicate(timeout=60)[0].endswith("saved\n") and train.returncode == 0
 
 
 def test_the_manifest_is_filled_in():
