@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxqa.cli import compiled, distributed, supervisor
+from jaxqa.cli import compiled, device_memory, distributed, supervisor
 from jaxqa.cli.config_flags import load_config, split_overrides
 from jaxqa.cli.console import lasting_console
 from jaxqa.cli.errors import run_door
@@ -87,6 +87,7 @@ def train(argv: Sequence[str] | None) -> int:
         profile=_profiled_steps(options.profile),
         stopped_status=int(options.stopped_status),
     )
+    device_memory.claim(os.environ)
     with StopRequest() as stop:  # from now on: the imports that follow take seconds
         config = load_config(options.config, overrides)
         return _run(config, options.workdir, stop, machine)
