@@ -33,6 +33,19 @@ def dot_flops(
     return sum(times * _flops(dot) for dot, times in _dots(jaxpr, decoding_steps) if keep(dot))
 
 
+def kept_bytes(function: Callable[[Any], jax.Array], params: Any) -> int:
+    """What a backward pass finds of the forward pass, the parameters themselves left out.
+
+    Nothing is computed; `params` may be `jax.ShapeDtypeStruct`s. Parameters that the forward pass
+    has put into another shape count, though a compiler may not copy them.
+    """
+    kept = jax.tree.leaves(jax.eval_shape(lambda params: jax.vjp(function, params)[1], params))
+    own = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)}
+    return sum(
+        leaf.size * leaf.dtype.itemsize for leaf in kept if (leaf.shape, leaf.dtype) not in own
+    )
+
+
 def shapes(dot: Any) -> set[tuple[int, ...]]:
     """Shapes of what a product reads and makes."""
     return {tuple(v.aval.shape) for v in (*dot.invars, *dot.outvars)}

@@ -66,17 +66,26 @@ def draw_prompt(
     return np.array(ids + text, np.int32), rng.integers(0, 256, (height, width, 3), np.uint8)
 
 
+def host_batch(
+    config: Qwen2_5_VLConfig,
+    prompts: list[tuple[np.ndarray, np.ndarray]],
+    *,
+    prompt_length: int | None = None,
+) -> Prompts:
+    """NumPy arrays, padded to `prompt_length` tokens, or else to the longest."""
+    rows = [layout.build_row(ids, [image], config) for ids, image in prompts]
+    return stack_rows(
+        rows,
+        prompt_length=prompt_length or max(row.length for row in rows),
+        num_windows=max(row.num_windows for row in rows),
+    )
+
+
 def batch(
     config: Qwen2_5_VLConfig,
     prompts: list[tuple[np.ndarray, np.ndarray]],
     *,
     prompt_length: int | None = None,
 ) -> Prompts:
-    """On the device, padded to `prompt_length` tokens, or else to the longest."""
-    rows = [layout.build_row(ids, [image], config) for ids, image in prompts]
-    stacked = stack_rows(
-        rows,
-        prompt_length=prompt_length or max(row.length for row in rows),
-        num_windows=max(row.num_windows for row in rows),
-    )
-    return jax.tree.map(jnp.asarray, stacked)
+    """`host_batch` on the device."""
+    return jax.tree.map(jnp.asarray, host_batch(config, prompts, prompt_length=prompt_length))
