@@ -34,10 +34,21 @@ def test_the_gpu_script_runs_without_data_packages(tmp_path):
     code = BLOCKED.format(path=str(BENCHMARKS / "gpu.py"))
     run("-c", code, str(tmp_path / "gpu.json"))
     record = json.loads((tmp_path / "gpu.json").read_text())
-    for part in ("decode", "prefill", "clip", "attention", "training"):
-        assert "error" not in record[part] and "skipped" not in record[part], record[part]
-    assert record["training"]["completions_per_second"] > 0
+    for part in ("training", "decode", "prefill", "clip", "attention"):
+        for figure in (record[part], *record[part].values()):
+            assert not isinstance(figure, dict) or not {"error", "skipped"} & set(figure), figure
+    assert record["training"]["rounds"]["completions_per_second"] > 0
+    assert {"2x2_stacked", "2x2_unstacked"} < set(record["decode"])
+    assert record["attention_choice"] == {"taken": "xla"}
     assert record["device"] == "cpu cpu" and record["date"] and "gpu.py" in record["command"]
+
+
+@pytest.mark.slow
+def test_the_comparison_of_caches_runs():
+    sizes = "--size=tiny --rows=2 --group=2 --tokens=68 --mean=32 --rounds=1".split()
+    printed = run(str(BENCHMARKS / "decode_buckets.py"), *sizes)
+    assert "4 completions" in printed
+    assert all(f"| {name} |" in printed for name in ("one cache", "growing"))
 
 
 @pytest.mark.slow

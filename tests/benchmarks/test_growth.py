@@ -1,4 +1,6 @@
-"""What the growth benchmark counts, which is the same on every machine."""
+"""What the growth benchmark counts, which is the same on every machine, and that the rest runs."""
+
+import sys
 
 import growth
 import jax
@@ -19,6 +21,33 @@ def test_cost_grows_with_completions_and_not_with_prompts():
     for line in lines:
         assert 0 < line.value <= line.bound, line
     assert lines[0].value > 1.5  # completions do cost something
+
+
+@pytest.mark.slow
+def test_compiled_programs_keep_their_bounds():
+    lines = list(growth.compiled())
+    assert len(lines) == 3
+    for line in lines:
+        assert 0 < line.value <= line.bound, line
+
+
+@pytest.mark.slow
+def test_decoding_is_timed():
+    (line,) = growth.timed("tiny", rounds=1)
+    assert line.bound == 0.2  # what a busy machine finds is not looked at
+
+
+@pytest.mark.parametrize(("value", "status", "verdict"), [(1.0, 0, "yes"), (3.0, 1, "NO")])
+def test_a_bound_that_does_not_hold_is_a_failure(value, status, verdict, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(growth, "counted", lambda: [growth.Growth("cost", value, 2.0)])
+    monkeypatch.setattr(growth, "compiled", list)
+    monkeypatch.setattr(growth, "timed", lambda size, rounds: asked.append((size, rounds)) or [])
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--size=tiny", "--rounds=1"])
+    with pytest.raises(SystemExit) as stopped:
+        growth.main()
+    assert stopped.value.code == status and asked == [("tiny", 1)]
+    assert capsys.readouterr().out.endswith(f"| cost | {value:.4g} | 2 | {verdict} |\n")
 
 
 def test_products_are_counted_through_loops_and_branches():
