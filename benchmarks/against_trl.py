@@ -8,11 +8,13 @@ advantages and updates every parameter once; beta is 0 and there is no second ep
 random weights (4.3 M with the demo's vocabulary) and the tokenizer of `--model`; prompts are the
 same tokens, all completions are of full length, rewards are random numbers, everything is float32.
 TRL's trainer runs on `transformers` generation with sdpa attention, without gradient checkpointing,
-logs or saves. Neither data loader is timed. Read the ratio of CPU times with one thread.
+logs or saves. Both turn image and text into the model's input within the step; reading them from
+files is timed of neither. Read the ratio of CPU times with one thread.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -32,7 +34,7 @@ import small_models  # noqa: E402
 from interleaved import Seconds  # noqa: E402
 
 from jaxqa import sharding  # noqa: E402
-from jaxqa.models.qwen2_5_vl import weights  # noqa: E402
+from jaxqa.models.qwen2_5_vl import layout, preprocess, weights  # noqa: E402
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig  # noqa: E402
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL  # noqa: E402
 from jaxqa.objectives import grpo  # noqa: E402
@@ -164,6 +166,17 @@ def encode(processor: Any, image: np.ndarray) -> Any:
     return processor(text=[text], images=[Image.fromarray(image)], return_tensors="np")
 
 
+def own_prompt(
+    config: Qwen2_5_VLConfig, processor: Any, image: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and resized pixels, by jaxqa's preprocessing and the processor's tokenizer."""
+    pixels = preprocess.resize_image(image, preprocess.ImageConfig(max_pixels=2**24))
+    text = processor.apply_chat_template(messages(), tokenize=False, add_generation_prompt=True)
+    count = layout.count_tokens(*pixels.shape[:2], config.vision)
+    text = text.replace(processor.image_token, processor.image_token * count)
+    return np.asarray(processor.tokenizer(text)["input_ids"], np.int32), pixels
+
+
 def jaxqa_step(
     options: argparse.Namespace,
     config: Qwen2_5_VLConfig,
@@ -171,7 +184,7 @@ def jaxqa_step(
     processor: Any,
     images: list[np.ndarray],
 ) -> Callable[[], None]:
-    """One whole step: sample, decode, reward, update."""
+    """One whole step: prompts from images, sample, decode, reward, update."""
     model, group, length = Qwen2_5_VL(config=config), options.group, options.tokens
     mesh = sharding.make_mesh(sharding.MeshConfig())
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-6, weight_decay=0.0), 100)
@@ -181,8 +194,9 @@ def jaxqa_step(
     update = make_update(
         objective, optimizer, learning_rate=lambda step: jnp.float32(1e-6), micro_batches=1
     )
-    rows = [(encode(processor, image)["input_ids"][0].astype(np.int32), image) for image in images]
-    prompts = sharding.shard_rows(small_models.batch(config, rows), mesh)
+    prompt = functools.partial(own_prompt, config, processor)
+    for image in images:
+        np.testing.assert_array_equal(prompt(image)[0], encode(processor, image)["input_ids"][0])
     sampler = Sampler(
         model=model,
         config=SamplingConfig(num_samples=group, max_new_tokens=length),
@@ -194,6 +208,8 @@ def jaxqa_step(
 
     def step() -> None:
         nonlocal state
+        host = small_models.host_batch(config, [prompt(image) for image in images])
+        prompts = sharding.shard_rows(host, mesh)
         keys = sample_keys(0, "benchmark", int(state.step), np.arange(len(images)), group)
         rollout = sampler(state.params, prompts, keys)
         processor.tokenizer.batch_decode(np.asarray(rollout.token_ids).reshape(-1, length))
