@@ -105,19 +105,19 @@ PARAMETERS = {
 """All of the model, the image tower included."""
 
 GPUS = (
-    ("1 x A100-80", 1, 79.0),
-    ("4 x A100-80", 4, 79.0),
-    ("8 x A100-80", 8, 79.0),
-    ("1 x H100-80", 1, 79.0),
-    ("1 x H200", 1, 139.0),
+    ("1 x A100-80", 1, 0.95 * 79),
+    ("4 x A100-80", 4, 0.95 * 79),
+    ("8 x A100-80", 8, 0.95 * 79),
+    ("1 x H100-80", 1, 0.95 * 79),
+    ("1 x H200", 1, 0.95 * 139),
 )
-"""Name, number, GiB that one gives to programs."""
+"""Name, number, GiB that training may take of one."""
 
-BYTES_PER_PARAMETER = (20, 14)
-"""Parameters 4, gradients 4, and in float32 moments 8, their sum over micro-batches 4, or, in
-bfloat16, 4 and 2."""
+BYTES_PER_PARAMETER = (22, 16)
+"""Parameters 4, gradients 4, a copy in bfloat16 2, and in float32 moments 8, the gradients' sum over
+micro-batches 4, or, in bfloat16, 4 and 2."""
 
-ACTIVATIONS_GIB = 6.0
+ACTIVATIONS_GIB = 8.4
 """Of one group at a time, see docs/memory.md."""
 
 
