@@ -114,7 +114,7 @@ GPUS = (
 """Name, number, GiB that training may take of one."""
 
 BYTES_PER_PARAMETER = (22, 16)
-"""Parameters 4, gradients 4, a copy in bfloat16 2, and in float32 moments 8, the gradients' sum over
+"""Parameters 4, gradients 4, a copy in bfloat16 2, and in float32 moments 8, gradients' sum over
 micro-batches 4, or, in bfloat16, 4 and 2."""
 
 ACTIVATIONS_GIB = 8.4
