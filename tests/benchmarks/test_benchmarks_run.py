@@ -15,7 +15,7 @@ BLOCKED = """
 import runpy, sys
 for name in ("grain", "ml_collections", "tensorflow_datasets", "transformers", "torch", "PIL"):
     sys.modules[name] = None  # importing it fails
-sys.argv = ["gpu.py", "--preset=tiny", "--rounds=1", "--json", sys.argv[1]]
+sys.argv = ["gpu.py", "--preset=tiny", "--rounds=1", "--seconds=9999", "--json", sys.argv[1]]
 runpy.run_path({path!r}, run_name="__main__")
 """
 
