@@ -40,6 +40,7 @@ class Plan:
       micro_batches: of the update.
       moments: of AdamW.
       reference: where it waits, on the device or the host.
+      gathered: whether the policy is put together along `fsdp` before it samples.
       bar: GiB that a chip may take at most, or None.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     micro_batches: int = 1
     moments: str = "float32"
     reference: str = "device"
+    gathered: bool = False
     bar: float | None = None
 
     @property
@@ -57,7 +59,8 @@ class Plan:
         """Names the plan in the results."""
         mesh = f"fsdp{self.fsdp}-tensor{self.tensor}-micro{self.micro_batches}"
         waits = "" if self.reference == "device" else f"-reference_on_{self.reference}"
-        return f"{self.size}-{self.topology}-{mesh}-{self.moments}{waits}"
+        samples = "-gathered" if self.gathered else ""
+        return f"{self.size}-{self.topology}-{mesh}-{self.moments}{waits}{samples}"
 
     def flags(self) -> list[str]:
         """Of `launchers/compile.py`."""
@@ -67,6 +70,7 @@ class Plan:
             f"--preset={self.size}",
             f"--config.mesh.fsdp={self.fsdp}",
             f"--config.mesh.tensor={self.tensor}",
+            f"--config.mesh.gather_for_sampling={self.gathered}",
             f"--config.grpo.micro_batches={self.micro_batches}",
             f"--config.grpo.optimizer.moments={self.moments}",
             f"--config.grpo.reference_placement={self.reference}",
@@ -80,6 +84,7 @@ PLANS = (
     Plan(size="7B", topology="v5e:4x4", fsdp=16, micro_batches=4, moments="bfloat16", bar=14),
     Plan(size="7B", topology="v6e:2x4", fsdp=8, micro_batches=8, bar=28),
     Plan(size="7B", topology="v5p:2x2x1", fsdp=4, micro_batches=16, bar=85),
+    Plan(size="7B", topology="v5e:8x8", fsdp=16, tensor=4, micro_batches=4, gathered=True),
     Plan(size="72B", topology="v5p:2x4x4", fsdp=32, micro_batches=2),
     _SMALLEST_72B,
     dataclasses.replace(_SMALLEST_72B, reference="host"),
@@ -197,6 +202,7 @@ def table(rows: list[Row]) -> str:
     found = {(row["plan"], row["program"]): row for row in rows}
     for plan in PLANS:
         mesh = f"fsdp {plan.fsdp}" + (f" x tensor {plan.tensor}" if plan.tensor > 1 else "")
+        mesh += ", gathered" if plan.gathered else ""
         own = [found.get((plan.name, program)) for program in PROGRAMS]
         limit = next((f"{row['limit_gib']:.2f}" for row in own if row), "")
         bar = "" if plan.bar is None else f"{plan.bar:g}: {verdict(plan, own)}"
