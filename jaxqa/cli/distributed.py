@@ -36,6 +36,7 @@ class Distributed:
       num_processes: how many there are.
       process_id: which one this is, from 0.
       heartbeat_timeout: seconds after which a silent process counts as dead and the run ends.
+      step_timeout: seconds after which a process that ends no step counts as hung; 0: never.
       initialization_timeout: seconds that processes wait for each other at the start.
     """
 
@@ -44,6 +45,7 @@ class Distributed:
     num_processes: int | None = None
     process_id: int | None = None
     heartbeat_timeout: int = 100
+    step_timeout: int = 3600
     initialization_timeout: int = 300
 
     @property
@@ -69,6 +71,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="seconds after which a silent process ends the run (default: %(default)s)",
     )
     group.add_argument(
+        "--step_timeout",
+        default="3600",
+        help="seconds after which a process that ends no step counts as hung: longer than setting "
+        "up, the slowest step and its compilation; 0: never (default: %(default)s)",
+    )
+    group.add_argument(
         "--initialization_timeout",
         default="300",
         help="seconds that processes wait for each other at the start (default: %(default)s)",
@@ -88,6 +96,7 @@ def read_flags(flags: argparse.Namespace, environment: Mapping[str, str]) -> Dis
     times = Distributed(
         detect=(value("distributed") or "off") == "auto",
         heartbeat_timeout=number("heartbeat_timeout", flags.heartbeat_timeout, least=1),
+        step_timeout=number("step_timeout", flags.step_timeout, least=0),
         initialization_timeout=number(
             "initialization_timeout", flags.initialization_timeout, least=1
         ),

@@ -11,6 +11,7 @@ swapped out), the parent ends it, so that a hung process ends like a dead one.
 
 import collections
 import contextlib
+import faulthandler
 import os
 import re
 import select
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -95,15 +96,23 @@ def supervise(command: Sequence[str], supervision: Supervision) -> int:
     raise AssertionError("the last attempt returns")
 
 
-def show_life(descriptor: int) -> None:
-    """Tell the parent that this process lives; stop as on SIGTERM when the parent is gone."""
+def show_life(descriptor: int, *, stuck: Callable[[], str | None] = lambda: None) -> None:
+    """Tell the parent that this process lives; stop as on SIGTERM when the parent is gone.
+
+    Args:
+      descriptor: the parent's pipe.
+      stuck: says in what way this process does not get on, if so. Then it shows where its threads
+        are and no more life, so that the parent ends it as one that hangs.
+    """
     os.set_inheritable(descriptor, False)
 
     def beat() -> None:
         try:
-            while True:
+            while (words := stuck()) is None:
                 os.write(descriptor, b".")
                 time.sleep(1.0)
+            print(f"{words}; its threads:", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(all_threads=True)
         except BrokenPipeError:
             os.kill(os.getpid(), signal.SIGTERM)
 

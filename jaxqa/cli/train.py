@@ -78,8 +78,9 @@ def train(argv: Sequence[str] | None) -> int:
     others = distributed.read_flags(options, os.environ)
     if options.child is None and (others.is_on or options.restarts is not None):
         return _supervise(options, arguments, others)
+    stop = StopRequest()
     if options.child is not None:
-        supervisor.show_life(options.child)
+        supervisor.show_life(options.child, stuck=lambda: _stuck(stop, others.step_timeout))
     machine = _Machine(
         others=others,
         cache=compiled.cache_folder(options.compilation_cache, os.environ),
@@ -88,7 +89,7 @@ def train(argv: Sequence[str] | None) -> int:
         stopped_status=int(options.stopped_status),
     )
     device_memory.claim(os.environ)
-    with StopRequest() as stop:  # from now on: the imports that follow take seconds
+    with stop:  # from now on: the imports that follow take seconds
         config = load_config(options.config, overrides)
         return _run(config, options.workdir, stop, machine)
 
@@ -126,6 +127,11 @@ def _supervise(
             processes=others.num_processes,
         ),
     )
+
+
+def _stuck(stop: StopRequest, timeout: int) -> str | None:
+    seconds = stop.unseen_for()
+    return f"no step ended for {seconds:.0f} s (--step_timeout)" if 0 < timeout < seconds else None
 
 
 def _profiled_steps(flag: str | None) -> tuple[int, int] | None:

@@ -125,7 +125,7 @@ def train(
         checkpoints.save(step, state, host)
 
     for step in range(start, config.steps):
-        if votes.cast(stop.requested):
+        if votes.cast(stop.look()):
             if step > start:
                 save(step)
             checkpoints.wait()

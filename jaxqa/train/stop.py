@@ -1,6 +1,7 @@
 """SIGTERM, SIGINT and SIGHUP: ask a run to stop at the next safe point."""
 
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
@@ -26,6 +27,7 @@ class StopRequest:
 
     def __init__(self):
         self.requested = False
+        self._looked = time.monotonic()
         self._any_of: Callable[[bool], bool] = bool
         self._previous: dict[int, signal.Handlers | object] = {}
 
@@ -50,6 +52,15 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
 
+    def look(self) -> bool:
+        """Whether a stop was requested. Work that goes on looks after each step or block."""
+        self._looked = time.monotonic()
+        return self.requested
+
+    def unseen_for(self) -> float:
+        """Seconds since anybody looked: how long the step that is under way has taken."""
+        return time.monotonic() - self._looked
+
     def share(self, any_of: Callable[[bool], bool]) -> None:
         """From now on `check` obeys a request to any process; `any_of` asks them all."""
         self._any_of = any_of
@@ -60,7 +71,7 @@ class StopRequest:
 
     def check_own(self, work: str) -> None:
         """`check` where the other processes wait: only a request to this one counts."""
-        if self.requested:
+        if self.look():
             raise Stopped(f"stopped on request during {work}")
 
     def check(self, work: str) -> None:
@@ -68,5 +79,5 @@ class StopRequest:
 
         All processes of a run call it equally often.
         """
-        if self._any_of(self.requested):
+        if self._any_of(self.look()):
             raise Stopped(f"stopped on request during {work}")

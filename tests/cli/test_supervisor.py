@@ -70,6 +70,18 @@ def test_a_silent_child_is_ended(supervision, capfd):
     assert "process 1 hung: no sign of life for 2 s" in capfd.readouterr().err
 
 
+def test_a_child_that_gets_nowhere_says_where_it_is_and_is_ended(supervision, capfd, tmp_path):
+    code = "from jaxqa.cli.supervisor import show_life\nbegun = time.monotonic()\n"
+    code += "def stuck(): return 'no step' if time.monotonic() - begun > 1 else None\n"
+    code += "show_life(int(sys.argv[-1].split('=')[1]), stuck=stuck)\ntime.sleep(60)"
+    begun = time.monotonic()
+    assert supervise(child(code), supervision(silence=2.0)) == LOST_STATUS
+    assert time.monotonic() - begun < 30
+    assert "process 1 hung" in capfd.readouterr().err
+    log = (tmp_path / "log.txt").read_text()
+    assert "no step; its threads:" in log and 'File "<string>", line' in log
+
+
 PARENT = """
 import sys
 from pathlib import Path

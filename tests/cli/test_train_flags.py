@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from free_port import free_port
 from jaxqa.cli import compiled, distributed, train
 from jaxqa.errors import UserError
 from jaxqa.stages import run
-from jaxqa.train.stop import Stopped
+from jaxqa.train.stop import Stopped, StopRequest
 
 
 def read(*arguments, **environment):
@@ -28,6 +29,7 @@ def test_who_the_others_are():
     assert (said.coordinator, said.num_processes, said.process_id) == ("a:1", 4, 3)
     assert said.is_on and not said.detect
     assert read("--heartbeat_timeout=7").heartbeat_timeout == 7
+    assert read().step_timeout == 3600 and read("--step_timeout=0").step_timeout == 0
 
 
 def test_the_environment_speaks_where_no_flag_does():
@@ -138,3 +140,17 @@ def test_what_a_stopped_run_ends_with(flags, status, tmp_path, monkeypatch):
     config = f"--config={Path(__file__).parents[2] / 'configs' / 'demo.py'}"
     given = [config, f"--workdir={tmp_path}", "--compilation_cache=off", *flags]
     assert train.main(given) == status
+
+
+def test_work_that_ends_no_step_for_too_long_is_stuck(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stop = StopRequest()
+    for look in (stop.look, lambda: stop.check("work"), lambda: stop.check_own("work")):
+        now[0] += 60
+        assert train._stuck(stop, 60) is None and train._stuck(stop, 0) is None
+        now[0] += 1
+        assert "no step ended for 61 s" in str(train._stuck(stop, 60))
+        assert train._stuck(stop, 0) is None
+        look()
+        assert train._stuck(stop, 60) is None
