@@ -147,6 +147,9 @@ def _demo() -> ml_collections.ConfigDict:
             "comparison": recipes.shrink(_comparison(30), evaluate=True, **small),
         },
         model=recipes.demo_model(),
-        data=recipes.demo_data(sources, prompt_length=112, windows=3),
+        # A batch of one task each, so that single pictures are not padded to the three of a pair.
+        data=recipes.demo_data(
+            sources, prompt_lengths=(96, 112), window_counts=(1, 3), mixing="batches"
+        ),
         evaluation=recipes.DEMO_TESTS,
     )

@@ -197,9 +197,9 @@ def _demo() -> ml_collections.ConfigDict:
     }
     for name in ("quality", "aesthetics"):
         stages[f"{name}_rl"] = recipes.shrink(
-            _rl((name,), 64, layout="tags"),  # 40 steps
+            _rl((name,), 48, layout="tags"),  # 30 steps
             start_from="instruct",
-            save_every=20,
+            save_every=15,
             micro_batches=1,
             sampling=SamplingConfig(num_samples=8, max_new_tokens=64),
             optimizer=recipes.demo_optimizer(1e-4),

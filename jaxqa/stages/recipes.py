@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from jaxqa.data import registry
 from jaxqa.data.batching import Buckets
 from jaxqa.data.demo import DemoDataConfig
+from jaxqa.data.loader import Mixing
 from jaxqa.data.scales import LabelRange
 from jaxqa.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
@@ -173,9 +174,10 @@ def demo_model() -> ModelSource:
 def demo_data(
     sources: dict[str, DataSource],
     *,
-    prompt_length: int = 96,
-    windows: int = 1,
+    prompt_lengths: tuple[int, ...] = (96,),
+    window_counts: tuple[int, ...] = (1,),
     completion_lengths: tuple[int, ...] = (48, 64),
+    mixing: Mixing = "rows",
 ) -> DataConfig:
     """The demo's photographs for the tasks of `sources`, fewer of them than the demo itself has."""
     tasks = [source.dataset.removeprefix("jaxqa_demo").strip("_") for source in sources.values()]
@@ -183,10 +185,11 @@ def demo_data(
         sources=sources,
         images=ImageConfig(max_pixels=112 * 112),
         buckets=Buckets(
-            prompt_lengths=(prompt_length,),
-            window_counts=(windows,),
+            prompt_lengths=prompt_lengths,
+            window_counts=window_counts,
             completion_lengths=completion_lengths,
         ),
+        mixing=mixing,
         cache_mb=512,
         demo=DemoDataConfig(
             photograph_crops=200,
