@@ -134,7 +134,7 @@ def _demo() -> ml_collections.ConfigDict:
     }
     small = {
         "batch_size": 16,
-        "save_every": 60,
+        "save_every": 40,
         "micro_batches": 1,
         "sampling": SamplingConfig(num_samples=8, max_new_tokens=64),
         "optimizer": recipes.demo_optimizer(1e-4),
@@ -143,13 +143,13 @@ def _demo() -> ml_collections.ConfigDict:
         stages={
             "warmup": recipes.demo_warmup(),
             "sft": recipes.demo_sft(400),
-            "grpo": recipes.shrink(_grpo(60), **small),
-            "comparison": recipes.shrink(_comparison(30), evaluate=True, **small),
+            "grpo": recipes.shrink(_grpo(40), **small),
+            "comparison": recipes.shrink(_comparison(20), evaluate=True, **small),
         },
         model=recipes.demo_model(),
         # A batch of one task each, so that single pictures are not padded to the three of a pair.
         data=recipes.demo_data(
-            sources, prompt_lengths=(96, 112), window_counts=(1, 3), mixing="batches"
+            sources, prompt_lengths=(112,), window_counts=(1, 3), mixing="batches"
         ),
         evaluation=recipes.DEMO_TESTS,
     )
