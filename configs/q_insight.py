@@ -149,7 +149,7 @@ def _demo() -> ml_collections.ConfigDict:
         model=recipes.demo_model(),
         # A batch of one task each, so that single pictures are not padded to the three of a pair.
         data=recipes.demo_data(
-            sources, prompt_lengths=(112,), window_counts=(1, 3), mixing="batches"
+            sources, prompt_lengths=(96, 112), window_counts=(1, 3), mixing="batches"
         ),
         evaluation=recipes.DEMO_TESTS,
     )
