@@ -95,7 +95,7 @@ def test_ssh_starts_every_host_with_its_own_number(tmp_path, hosts, checkout):
             "--restarts=5",
             *arguments(tmp_path),
         ]
-        assert output in found.stdout
+        assert set(output.splitlines()) <= set(found.stdout.splitlines())  # hosts take turns
 
 
 @pytest.fixture
