@@ -1,5 +1,6 @@
 """The parent of a training process, with stand-ins for the child: shell and Python one-liners."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -99,35 +100,33 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_signals_reach_the_child_and_it_outlives_no_parent(number):
+@contextlib.contextmanager
+def parent(*before):
+    """A parent whose child is up; `before` stands before its command."""
     root = str(Path(sys.modules["jaxqa"].__file__ or "").parents[1])
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, CHILD],
+        [*before, sys.executable, "-c", PARENT, CHILD],
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if before else None,  # nohup says what it does
         text=True,
         env=os.environ | {"PYTHONPATH": root},
     )
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "up\n"
+        yield process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_signals_reach_the_child_and_it_outlives_no_parent(number):
+    with parent() as process:
         process.send_signal(number)
         assert process.stdout.read() == "saved\n"  # read to the end: the child is gone, too
     assert process.wait(30) == (-9 if number == signal.SIGKILL else 0)
 
 
 def test_a_run_under_nohup_outlives_its_terminal():
-    root = str(Path(sys.modules["jaxqa"].__file__ or "").parents[1])
-    process = subprocess.Popen(
-        ["nohup", sys.executable, "-c", PARENT, CHILD],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"PYTHONPATH": root},
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == "up\n"
+    with parent("nohup") as process:
         process.send_signal(signal.SIGHUP)
         time.sleep(0.5)
         assert process.poll() is None
