@@ -41,6 +41,7 @@ class Plan:
       moments: of AdamW.
       reference: where it waits, on the device or the host.
       gathered: whether the policy is put together along `fsdp` before it samples.
+      adapters: rank of the adapters that are trained in place of the whole model, or 0.
       bar: GiB that a chip may take at most, or None.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     moments: str = "float32"
     reference: str = "device"
     gathered: bool = False
+    adapters: int = 0
     bar: float | None = None
 
     @property
@@ -60,7 +62,8 @@ class Plan:
         mesh = f"fsdp{self.fsdp}-tensor{self.tensor}-micro{self.micro_batches}"
         waits = "" if self.reference == "device" else f"-reference_on_{self.reference}"
         samples = "-gathered" if self.gathered else ""
-        return f"{self.size}-{self.topology}-{mesh}-{self.moments}{waits}{samples}"
+        trains = f"-adapters{self.adapters}" if self.adapters else ""
+        return f"{self.size}-{self.topology}-{mesh}-{self.moments}{waits}{samples}{trains}"
 
     def flags(self) -> list[str]:
         """Of `launchers/compile.py`."""
@@ -74,6 +77,7 @@ class Plan:
             f"--config.grpo.micro_batches={self.micro_batches}",
             f"--config.grpo.optimizer.moments={self.moments}",
             f"--config.grpo.reference_placement={self.reference}",
+            f"--config.grpo.lora.rank={self.adapters}",
         ]
 
 
@@ -97,6 +101,8 @@ PLANS = (
     Plan(size="3B", topology="v5e:2x4", fsdp=8, micro_batches=8),
     Plan(size="3B", topology="v5e:4x4", fsdp=16, micro_batches=4),
     Plan(size="3B", topology="v6e:2x2", fsdp=4, micro_batches=16),
+    Plan(size="3B", topology="v5p:2x2x1", fsdp=4, micro_batches=16),
+    Plan(size="7B", topology="v5e:2x4", fsdp=8, micro_batches=8, adapters=64),
 )
 """In the order of their worth."""
 
@@ -203,6 +209,7 @@ def table(rows: list[Row]) -> str:
     for plan in PLANS:
         mesh = f"fsdp {plan.fsdp}" + (f" x tensor {plan.tensor}" if plan.tensor > 1 else "")
         mesh += ", gathered" if plan.gathered else ""
+        mesh += f", adapters of rank {plan.adapters}" if plan.adapters else ""
         own = [found.get((plan.name, program)) for program in PROGRAMS]
         limit = next((f"{row['limit_gib']:.2f}" for row in own if row), "")
         bar = "" if plan.bar is None else f"{plan.bar:g}: {verdict(plan, own)}"

@@ -136,11 +136,11 @@ def _demo() -> ml_collections.ConfigDict:
                 _aescot({}), batch_size=32, pipeline=pipeline, expert=recipes.STAND_IN
             ),
             # All of the model: no pretrained tower stands behind the language model here.
-            "sft": recipes.demo_sft(400, rationales=("aescot",), start_from="warmup"),
+            "sft": recipes.demo_sft(360, rationales=("aescot",), start_from="warmup"),
             "rapo": recipes.shrink(
-                _rapo(80, "demo"),
+                _rapo(60, "demo"),
                 batch_size=32,
-                save_every=40,
+                save_every=30,
                 micro_batches=1,
                 sampling=SamplingConfig(num_samples=4, max_new_tokens=64),
                 optimizer=recipes.demo_optimizer(1e-4),

@@ -141,15 +141,19 @@ def _demo() -> ml_collections.ConfigDict:
     }
     return make_config(
         stages={
-            "warmup": recipes.demo_warmup(),
-            "sft": recipes.demo_sft(400),
+            "warmup": recipes.shrink(recipes.demo_warmup(), sources=("score",)),
+            "sft": recipes.demo_sft(320),
             "grpo": recipes.shrink(_grpo(40), **small),
             "comparison": recipes.shrink(_comparison(20), evaluate=True, **small),
         },
         model=recipes.demo_model(),
         # A batch of one task each, so that single pictures are not padded to the three of a pair.
         data=recipes.demo_data(
-            sources, prompt_lengths=(96, 112), window_counts=(1, 3), mixing="batches"
+            sources,
+            prompt_lengths=(96, 112),
+            window_counts=(1, 3),
+            completion_lengths=(64,),
+            mixing="batches",
         ),
         evaluation=recipes.DEMO_TESTS,
     )

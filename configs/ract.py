@@ -193,7 +193,7 @@ def _demo() -> ml_collections.ConfigDict:
     }
     stages: dict[str, StageConfig | RationalesStage] = {
         "warmup": recipes.demo_warmup(),
-        "instruct": recipes.demo_sft(400, sources=("quality", "aesthetics"), evaluate=False),
+        "instruct": recipes.demo_sft(320, sources=("quality", "aesthetics"), evaluate=False),
     }
     for name in ("quality", "aesthetics"):
         stages[f"{name}_rl"] = recipes.shrink(

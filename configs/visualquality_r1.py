@@ -86,9 +86,9 @@ def _demo() -> ml_collections.ConfigDict:
             "warmup": recipes.demo_warmup(),
             "sft": recipes.demo_sft(400),
             "grpo": recipes.shrink(
-                _grpo(80),
+                _grpo(60),
                 batch_size=32,
-                save_every=40,
+                save_every=30,
                 sampling=SamplingConfig(num_samples=6, max_new_tokens=48),
                 optimizer=recipes.demo_optimizer(1e-4),
             ),

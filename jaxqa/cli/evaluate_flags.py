@@ -111,8 +111,14 @@ def _how(flags: argparse._ArgumentGroup) -> None:
     flags.add_argument(
         "--retries", type=int, default=5, help="of a request that an endpoint failed (default 5)"
     )
-    flags.add_argument("--fsdp", type=int, default=1, help="devices that share each parameter")
     flags.add_argument("--tensor", type=int, default=1, help="devices that share each layer's work")
+    flags.add_argument(
+        "--fsdp",
+        type=int,
+        default=1,
+        help="devices that share each parameter and gather it for every token: slow, for models "
+        "that are too large for --tensor alone",
+    )
     flags.add_argument(
         "--shard",
         default="0/1",

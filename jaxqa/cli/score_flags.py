@@ -48,8 +48,14 @@ def add_machine(flags: argparse._ActionsContainer) -> None:
         "--block_rows", type=int, help="images of a block (default: 8 for each device)"
     )
     flags.add_argument("--workers", type=int, help="threads that decode (default: cores, up to 8)")
-    flags.add_argument("--fsdp", type=int, default=1, help="devices that share each parameter")
     flags.add_argument("--tensor", type=int, default=1, help="devices that share each layer's work")
+    flags.add_argument(
+        "--fsdp",
+        type=int,
+        default=1,
+        help="devices that share each parameter and gather it for every token: slow, for models "
+        "that are too large for --tensor alone",
+    )
 
 
 def _what(flags: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Which test photographs the report shows, and their small copies."""
+"""Which test pictures the report shows, and their small copies."""
 
 import base64
 import dataclasses
@@ -36,7 +36,7 @@ def choose_groups(
 ) -> list[GalleryGroup]:
     """Up to `few` failures, closest and furthest predictions, and `many` over the label range.
 
-    Deterministic, whatever the order of the predictions; no photograph twice; no empty group.
+    Deterministic, whatever the order of the predictions; no picture twice; no empty group.
     """
     ordered = sorted(predictions, key=lambda p: p.example_id)
     failed = [p for p in ordered if p.score is None]

@@ -81,6 +81,7 @@ def render(run: RunRecord, *, sources: list[dict[str, str]]) -> str:
         datasets=_datasets(run),
         columns=table.table_columns(run.summary),
         rows=table.table_rows(run.summary),
+        several_sources=any(row.source for row in table.tested(run.summary)),
         colours=[plots.stage_colour(row.stage) for row in table.tested(run.summary)],
         agreements=[_agreement(*which) for which in evaluated],
         training=[_training(index, stage) for index, stage in enumerate(run.stages)],
@@ -103,11 +104,23 @@ def _figure(value: Any) -> str:
 
 
 def _lede(run: RunRecord) -> dict[str, Any] | None:
-    """The run in one sentence: where it ended and, if it was evaluated before, where it began."""
-    evaluated = [s.summary for s in run.stages if s.summary.get("evaluation")]
-    if not evaluated or evaluated[-1]["evaluation"].get("srcc") is None:
+    """Rank correlations after the last tested stage and, where there was one, after the first."""
+    rows = [row for row in table.tested(run.summary) if row.evaluation]
+    if not rows:
         return None
-    return {"first": evaluated[0] if len(evaluated) > 1 else None, "last": evaluated[-1]}
+    srcc = {(row.stage, row.source): row.evaluation.get("srcc") for row in rows if row.evaluation}
+    first, last = rows[0], rows[-1]
+    parts = [
+        {
+            "source": source,
+            "last": value,
+            "first": None if stage == first.stage else srcc.get((first.stage, source)),
+        }
+        for (stage, source), value in srcc.items()
+        if stage == last.stage and value is not None
+    ]
+    names = {"first": str(first.entry["name"]), "last": str(last.entry["name"])}
+    return {"parts": parts, **names} if parts else None
 
 
 def _facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -183,7 +196,7 @@ def _training(index: int, stage: StageRecord) -> dict[str, Any]:
 
 
 def _gallery(workdir: Path, index: int, stage: StageRecord, source: str) -> dict[str, Any]:
-    """The groups of photographs of one test with everything their cards show."""
+    """The groups of pictures of one test with everything their cards show."""
     predictions = stage.predictions[source]
     groups = gallery.choose_groups(predictions)
     return {

@@ -37,7 +37,8 @@ class PlanThenReason:
       plan_prompt: what a plan is asked with; {question} is the training question.
       reason_prompt: what the reasoning is asked with; {question} {plan} {levels}.
       plan_sampling: of the plans; of `num_samples` plans to one question, images take turns.
-      tolerance: how far a right level may be from the label, in levels.
+      tolerance: how far a right level may be from the label, in levels; 0.5: the nearest alone.
+        More, and pictures between two levels have two right ones: most would be too easy.
       easy_share, hard_share: where an image begins to be too easy, or stops being too hard.
       texts: reasonings kept of the hardest image.
       min_words: a shorter reasoning is not kept.
@@ -48,7 +49,7 @@ class PlanThenReason:
     plan_prompt: str = wording.PLAN
     reason_prompt: str = wording.REASON
     plan_sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_new_tokens=256)
-    tolerance: float = 0.75
+    tolerance: float = 0.5
     easy_share: float = 1.0
     hard_share: float = 0.0
     texts: int = 4

@@ -108,6 +108,9 @@ def page(run):
 def test_report_shows_every_part_of_the_run(run, page):
     assert run.joinpath("report", "index.html").exists()
     summary = json.loads((run / "summary.json").read_text())
+    srcc = f"{summary['stages'][2]['evaluation']['srcc']:.2f}".replace("-", "−")
+    assert f"a rank correlation of {srcc} ({srcc} after sft)." in " ".join(page.text.split())
+    assert "The best value of a column is bold." in page.text
     plcc = f"{summary['stages'][2]['evaluation']['plcc']:.3f}".replace("-", "−")
     for text in (
         plcc,
@@ -262,4 +265,9 @@ def test_every_tested_source_is_shown_apart(tmp_path):
     text = report.write_report(run).read_text("utf-8")
     for part in ("sft, photographs", "grpo, drawings", "choice accuracy", "0.625", "1 of 8"):
         assert part in text
-    assert text.count("Each dot is one of") == 4 and text.count("<h2>Test photographs</h2>") == 2
+    srcc = f"{stage['evaluation']['srcc']:.2f}".replace("-", "−")
+    for source in ("photographs", "drawings"):
+        assert f"<b>{srcc}</b> for {source} ({srcc} after sft)" in " ".join(text.split())
+    assert "for pairs" not in text  # named, not scored
+    assert "The best value of each source in a column is bold." in text
+    assert text.count("Each dot is one of") == 4 and text.count("<h2>Test pictures</h2>") == 2
