@@ -73,12 +73,14 @@ def render(run: RunRecord, *, sources: list[dict[str, str]]) -> str:
         for source in stage.predictions
     ]
     last = evaluated[-1][1] if evaluated else None
+    datasets = _datasets(run)
     return environment.get_template("report.html.jinja").render(
         css=Markup((_FOLDER / "report.css").read_text("utf-8")),
         title=run.workdir.resolve().name,
         lede=_lede(run),
         facts=_facts(run),
-        datasets=_datasets(run),
+        datasets=datasets,
+        synthetic=[info for info in datasets if info.synthetic],
         columns=table.table_columns(run.summary),
         rows=table.table_rows(run.summary),
         several_sources=any(row.source for row in table.tested(run.summary)),
