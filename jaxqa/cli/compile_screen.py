@@ -73,6 +73,7 @@ class Screen:
             ("fits", ["yes" if fits(f, self._limit) else "NO" for f in findings]),
             ("donation honoured", [_donation(f) for f in findings]),
             ("largest all-gather", [_array(f.gather) for f in findings]),
+            ("largest all-reduce", [_array(f.reduction) for f in findings]),
             ("logits kept whole", [_array(f.logits) for f in findings]),
             ("seconds to compile", [f"{f.seconds:.0f}" for f in findings]),
         ]
@@ -98,6 +99,7 @@ def record(finding: Finding, limit: float | None) -> dict[str, Any]:
         "donated": finding.donated,
         "donation_honoured": finding.honoured,
         "largest_all_gather": _described(finding.gather),
+        "largest_all_reduce": _described(finding.reduction),
         "logits": _described(finding.logits),
         "seconds": round(finding.seconds, 1),
     }

@@ -36,6 +36,8 @@ class Finding:
       donated: bytes that were given for good.
       honoured: whether all of that is reused.
       gather: the largest array put together from several chips.
+      reduction: the largest array summed over several chips. Gradients are; and for some
+        slices libtpu gathers so, from parts padded with zeros.
       logits: the largest array of logits that was to be streamed and is not.
       seconds: to lower and to compile.
     """
@@ -47,6 +49,7 @@ class Finding:
     donated: int
     honoured: bool
     gather: compiled.Buffer | None
+    reduction: compiled.Buffer | None
     logits: compiled.Buffer | None
     seconds: float
 
@@ -143,6 +146,7 @@ def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows:
             refusal=_refusal(str(error)),
             honoured=False,
             gather=None,
+            reduction=None,
             logits=None,
             seconds=time.monotonic() - begun,
             **found,
@@ -154,7 +158,8 @@ def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows:
         memory=memory,
         refusal=None,
         honoured=compiled.aliases(text) >= len(jax.tree.leaves(program.donated)),
-        gather=compiled.largest_all_gather(arrays),
+        gather=compiled.largest(arrays, "all-gather"),
+        reduction=compiled.largest(arrays, "all-reduce"),
         logits=compiled.largest_vocabulary_block(
             arrays,
             {vocabulary, -(-vocabulary // mesh.shape["tensor"])},

@@ -135,10 +135,10 @@ def buffers(text: str) -> Iterator[Buffer]:
             yield Buffer(match["op"], origin[1] if origin else "", shape["type"], axes)
 
 
-def largest_all_gather(found: Iterable[Buffer]) -> Buffer | None:
-    """The largest array that is put together from several chips."""
-    gathers = (b for b in found if b.op in ("all-gather", "all-gather-start"))
-    return max(gathers, key=lambda buffer: buffer.size, default=None)
+def largest(found: Iterable[Buffer], collective: str) -> Buffer | None:
+    """The largest array that a collective such as `all-gather` makes, at once or begun earlier."""
+    made = (b for b in found if b.op in (collective, f"{collective}-start"))
+    return max(made, key=lambda buffer: buffer.size, default=None)
 
 
 def largest_vocabulary_block(

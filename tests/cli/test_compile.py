@@ -27,6 +27,7 @@ FINDING = ahead.Finding(
     donated=2**30,
     honoured=True,
     gather=None,
+    reduction=None,
     logits=None,
     seconds=1.0,
 )
@@ -56,8 +57,13 @@ def test_an_update_gathers_layers_and_streams_its_logits(tmp_path, capsys, mesh)
     assert update["bytes"]["aliased"] == update["donated"]
     assert update["logits"] is None
     assert 0 < update["largest_all_gather"]["bytes"] <= CHUNK_BYTES
+    assert update["largest_all_reduce"]["op"] == "all-reduce"
     shown = capsys.readouterr().out
-    assert "largest all-gather" in shown and "grpo: GiB on a chip" in shown
+    assert (
+        "largest all-gather" in shown
+        and "largest all-reduce" in shown
+        and "grpo: GiB on a chip" in shown
+    )
 
 
 @pytest.mark.slow

@@ -42,12 +42,14 @@ def test_arrays_of_every_computation_are_found():
     assert found[0].size == 8 * 4 * 2
 
 
-def test_the_largest_all_gather_may_have_begun_earlier():
-    largest = compiled.largest_all_gather(compiled.buffers(TEXT))
+def test_the_largest_array_of_a_collective_may_have_begun_earlier():
+    largest = compiled.largest(compiled.buffers(TEXT), "all-gather")
     assert str(largest) == "bf16[64,32]"
     without = compiled.buffers(TEXT.replace("all-gather-start", "copy-start"))
-    assert "layer/dot" in compiled.largest_all_gather(without).origin
-    assert compiled.largest_all_gather(compiled.buffers("")) is None
+    assert "layer/dot" in compiled.largest(without, "all-gather").origin
+    assert compiled.largest(compiled.buffers(TEXT), "all-reduce") is None
+    summed = compiled.buffers(TEXT.replace("all-gather-start", "all-reduce-start"))
+    assert str(compiled.largest(summed, "all-reduce")) == "bf16[64,32]"
 
 
 def test_logits_are_told_from_tables_and_from_single_tokens():

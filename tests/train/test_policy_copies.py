@@ -107,7 +107,7 @@ def test_a_gathered_policy_is_not_gathered_at_every_token():
     largest = []
     for params in (policy, sharding.gather(policy, "fsdp")):
         text = sampler.lower(params, prompts, keys).compile().as_text()
-        found = compiled.largest_all_gather(compiled.buffers(text))
+        found = compiled.largest(compiled.buffers(text), "all-gather")
         largest.append(found and found.size)
     assert largest[0] >= CONFIG.text.hidden_size * CONFIG.text.intermediate_size
     assert largest[1] is None
