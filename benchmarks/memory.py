@@ -111,7 +111,14 @@ PLANS = (
     _3B_ON_4,
     dataclasses.replace(_3B_ON_4, attention="chunked"),
     Plan(size="3B", topology="v5p:2x2x1", fsdp=4, micro_batches=16),
-    Plan(size="7B", topology="v5e:2x4", fsdp=8, micro_batches=8, adapters=64),
+    Plan(
+        size="7B",
+        topology="v5e:2x4",
+        fsdp=8,
+        micro_batches=8,
+        adapters=64,
+        attention="chunked",
+    ),
 )
 """In the order of their worth."""
 
