@@ -246,7 +246,7 @@ PIPELINE: dict[str, dict[str, Any]] = {
         "tolerance": "1.6",
         "easy_share": "0.3",
         "hard_share": "0.4",
-        "texts": "1",
+        "texts": ("1", {"own.pipeline.tolerance": "0.75"}),  # several right samples of an image
         "min_words": "1",
         "counts": None,
     },
