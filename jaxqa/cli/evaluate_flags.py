@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from jaxqa.cli import mesh_flags
 from jaxqa.data.prompts import TEMPLATES
 from jaxqa.evaluation.protocols import PROTOCOLS
 from jaxqa.evaluation.suites import SUITES
@@ -111,14 +112,7 @@ def _how(flags: argparse._ArgumentGroup) -> None:
     flags.add_argument(
         "--retries", type=int, default=5, help="of a request that an endpoint failed (default 5)"
     )
-    flags.add_argument("--tensor", type=int, default=1, help="devices that share each layer's work")
-    flags.add_argument(
-        "--fsdp",
-        type=int,
-        default=1,
-        help="devices that share each parameter and gather it for every token: slow, for models "
-        "that are too large for --tensor alone",
-    )
+    mesh_flags.add_flags(flags)
     flags.add_argument(
         "--shard",
         default="0/1",

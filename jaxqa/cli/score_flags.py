@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from jaxqa.cli import mesh_flags
+
 TASKS = ("quality", "aesthetics", "alignment")
 MODES = ("think", "fast", "expected", "mean")
 
@@ -48,14 +50,7 @@ def add_machine(flags: argparse._ActionsContainer) -> None:
         "--block_rows", type=int, help="images of a block (default: 8 for each device)"
     )
     flags.add_argument("--workers", type=int, help="threads that decode (default: cores, up to 8)")
-    flags.add_argument("--tensor", type=int, default=1, help="devices that share each layer's work")
-    flags.add_argument(
-        "--fsdp",
-        type=int,
-        default=1,
-        help="devices that share each parameter and gather it for every token: slow, for models "
-        "that are too large for --tensor alone",
-    )
+    mesh_flags.add_flags(flags)
 
 
 def _what(flags: argparse.ArgumentParser) -> None:
