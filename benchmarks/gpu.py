@@ -35,7 +35,7 @@ import gpu_parts  # noqa: E402
 import gpu_training  # noqa: E402
 from gpu_parts import PRESETS, Bench, Figure, Part  # noqa: E402
 
-from jaxqa.nn.attention_backends import BackendChoice  # noqa: E402
+from jaxqa.nn.attention_backends import Backend  # noqa: E402
 from jaxqa.nn.stack import Remat  # noqa: E402
 
 PARTS: dict[str, Part] = {
@@ -108,7 +108,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=570, help="start nothing that ends later")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there, each at once")
-    parser.add_argument("--attention", choices=get_args(BackendChoice), default="auto")
+    parser.add_argument("--attention", choices=get_args(Backend), default="auto")
     parser.add_argument("--remat", choices=get_args(Remat), default="attention")
     parser.add_argument("--optimizer", choices=gpu_parts.OPTIMIZERS, default="adafactor")
     parser.add_argument("--plan", action="store_true", help="print what training should take")

@@ -23,7 +23,7 @@ from jaxqa.models.clip.model import Clip
 from jaxqa.models.qwen2_5_vl import config as qwen
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.nn.attention_backends import Backend, BackendChoice, choose
+from jaxqa.nn.attention_backends import Backend, choose
 from jaxqa.nn.stack import Remat
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sampling.keys import sample_keys
@@ -150,7 +150,7 @@ class Bench:
         rate = {"useful_tflops_per_second": flops / seconds / 1e12}
         return rate | ({"share_of_peak": flops / seconds / self.peaks[0]} if self.peaks else {})
 
-    def backend(self, choice: BackendChoice) -> Backend:
+    def backend(self, choice: Backend) -> Backend:
         """What a choice of attention means here; UserError if it cannot be."""
         config, dtype = self.preset.config, self.preset.dtype
         return choose(
@@ -233,14 +233,14 @@ def text_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:1000]
 
 
-def choose_attention(bench: Bench, choice: BackendChoice) -> Iterator[tuple[str, str]]:
+def choose_attention(bench: Bench, choice: Backend) -> Iterator[tuple[str, str]]:
     """Let `bench` compute with the choice; of `auto`, with the first backend that works.
 
     Yields what each backend before it raised, and the one that was taken.
     """
     bench.attention = bench.backend(choice)
     if choice == "auto":
-        candidates: tuple[Backend, ...] = (bench.attention, "xla", "chunked")
+        candidates: tuple[Backend, ...] = (bench.attention, "auto", "chunked")
         for bench.attention in dict.fromkeys(candidates):
             try:
                 _probe(bench)

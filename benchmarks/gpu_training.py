@@ -19,7 +19,7 @@ from gpu_parts import OPTIMIZERS, Bench, Figure, completion_ids, group_loss
 
 from jaxqa import sharding
 from jaxqa.models.qwen2_5_vl.inputs import Prompts
-from jaxqa.nn.attention_backends import BackendChoice
+from jaxqa.nn.attention_backends import Backend
 from jaxqa.objectives import grpo
 from jaxqa.objectives.advantages import AdvantageConfig, group_advantages
 from jaxqa.objectives.entropy_gate import GateConfig
@@ -52,7 +52,7 @@ def training(bench: Bench) -> Iterator[Figure]:
     yield Figure("rounds", 15 * bench.rounds, trainer.rounds)
 
 
-def expected_gib(bench: Bench, choice: BackendChoice) -> dict[str, Any]:
+def expected_gib(bench: Bench, choice: Backend) -> dict[str, Any]:
     """What an update should hold, by arithmetic and a trace; nothing is computed.
 
     "cast copy" are all weights in the compute dtype: XLA may take their casts out of the loops.

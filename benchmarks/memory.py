@@ -42,7 +42,6 @@ class Plan:
       reference: where it waits, on the device or the host.
       gathered: whether the policy is put together along `fsdp` before it samples.
       adapters: rank of the adapters that are trained in place of the whole model, or 0.
-      attention: the backend; `auto` is plain XLA on a TPU, which holds all scores of an image.
       bar: GiB that a chip may take at most, or None.
     """
 
@@ -55,7 +54,6 @@ class Plan:
     reference: str = "device"
     gathered: bool = False
     adapters: int = 0
-    attention: str = "auto"
     bar: float | None = None
 
     @property
@@ -65,8 +63,7 @@ class Plan:
         waits = "" if self.reference == "device" else f"-reference_on_{self.reference}"
         samples = "-gathered" if self.gathered else ""
         trains = f"-adapters{self.adapters}" if self.adapters else ""
-        attends = "" if self.attention == "auto" else f"-{self.attention}"
-        rest = f"{waits}{samples}{trains}{attends}"
+        rest = f"{waits}{samples}{trains}"
         return f"{self.size}-{self.topology}-{mesh}-{self.moments}{rest}"
 
     def flags(self) -> list[str]:
@@ -82,13 +79,10 @@ class Plan:
             f"--config.grpo.optimizer.moments={self.moments}",
             f"--config.grpo.reference_placement={self.reference}",
             f"--config.grpo.lora.rank={self.adapters}",
-            f"--config.model.attention={self.attention}",
         ]
 
 
 _SMALLEST_72B = Plan(size="72B", topology="v5p:2x2x4", fsdp=16, micro_batches=4, moments="bfloat16")
-_3B_ON_8 = Plan(size="3B", topology="v5e:2x4", fsdp=8, micro_batches=8)
-_3B_ON_4 = Plan(size="3B", topology="v6e:2x2", fsdp=4, micro_batches=16)
 
 PLANS = (
     Plan(size="7B", topology="v5e:8x8", fsdp=64, bar=14),
@@ -105,20 +99,11 @@ PLANS = (
     Plan(size="32B", topology="v5p:2x2x4", fsdp=16, micro_batches=4),
     Plan(size="32B", topology="v6e:4x8", fsdp=32, micro_batches=2),
     Plan(size="32B", topology="v5e:8x8", fsdp=64),
-    _3B_ON_8,
-    dataclasses.replace(_3B_ON_8, attention="chunked"),
+    Plan(size="3B", topology="v5e:2x4", fsdp=8, micro_batches=8),
     Plan(size="3B", topology="v5e:4x4", fsdp=16, micro_batches=4),
-    _3B_ON_4,
-    dataclasses.replace(_3B_ON_4, attention="chunked"),
+    Plan(size="3B", topology="v6e:2x2", fsdp=4, micro_batches=16),
     Plan(size="3B", topology="v5p:2x2x1", fsdp=4, micro_batches=16),
-    Plan(
-        size="7B",
-        topology="v5e:2x4",
-        fsdp=8,
-        micro_batches=8,
-        adapters=64,
-        attention="chunked",
-    ),
+    Plan(size="7B", topology="v5e:2x4", fsdp=8, micro_batches=8, adapters=64),
 )
 """In the order of their worth."""
 
@@ -226,7 +211,6 @@ def table(rows: list[Row]) -> str:
         mesh = f"fsdp {plan.fsdp}" + (f" x tensor {plan.tensor}" if plan.tensor > 1 else "")
         mesh += ", gathered" if plan.gathered else ""
         mesh += f", adapters of rank {plan.adapters}" if plan.adapters else ""
-        mesh += "" if plan.attention == "auto" else f", {plan.attention} attention"
         own = [found.get((plan.name, program)) for program in PROGRAMS]
         limit = next((f"{row['limit_gib']:.2f}" for row in own if row), "")
         bar = "" if plan.bar is None else f"{plan.bar:g}: {verdict(plan, own)}"

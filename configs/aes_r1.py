@@ -23,7 +23,8 @@ Ablations:
       binary                  --config=configs/aes_r1.py:binary
       binary and rank         --config=configs/aes_r1.py:binary_rank
     table 3, 2 or 10 epochs   --config.sft.steps=92 (or 460); rows without RL: the tests after sft
-    table 3, 0 epochs         --config.stages="('rapo',)"
+    table 3, 0 epochs         --config.stages="('rapo',)"; without RL: `jaxqa evaluate` of Qwen's
+      own checkpoint with --prompt=aes_r1 (docs/evaluation.md)
     table 4, AVA alone        --config.{aescot,sft,rapo}.sources="('ava',)" (three flags, in bash)
 Figure 6 (entropy over SFT epochs and RL steps) is the metric `entropy` of every step; table 3's
 entropy of the policy that RL starts from is `rollout_entropy` of RAPO's first step.
@@ -118,6 +119,7 @@ def _rapo(steps: int, mode: str) -> GrpoStage:
         batch_size=IMAGES_PER_STEP,
         micro_batches=2,
         rewards=rewards,  # the released code adds a format reward, the paper has none
+        # With one update per rollout, as in the released script, no ratio is ever clipped.
         objective=GrpoConfig(beta=0.01, clip_high=0.28),
         sampling=recipes.rl_sampling(num_samples=4, max_new_tokens=1024),
         optimizer=recipes.rl_optimizer(),

@@ -138,6 +138,7 @@ def _sft() -> SftStage:
 
 
 def _grpo(steps: int, *, threshold: bool) -> GrpoStage:
+    # The paper's implementation details; that it is on a scale of 1 to 5 is a guess.
     gaussian = {"gaussian": RewardTerm(name="gaussian", options={"sigma": 0.8})}
     # Table 6's naive GRPO; the tolerance is where figure 11 draws it.
     near = {"threshold": RewardTerm(name="threshold", options={"tolerance": 0.3})}
@@ -154,7 +155,7 @@ def _grpo(steps: int, *, threshold: bool) -> GrpoStage:
 
 def _demo(*, threshold: bool) -> ml_collections.ConfigDict:
     sources = {
-        # The hardest task gets half of the rows; docs/ablations.md has what others gave.
+        # The hardest task gets half of the rows: ours, for the demo alone.
         "technical": recipes.demo_source("quality", "concise", weight=2.0),
         "aesthetic": recipes.demo_source("aesthetics", "concise_aesthetics"),
         "alignment": recipes.demo_source("alignment", "concise_alignment"),
@@ -175,7 +176,7 @@ def _demo(*, threshold: bool) -> ml_collections.ConfigDict:
                 pipeline=PlanThenReason(min_words=4),
                 expert=recipes.STAND_IN,
             ),
-            "sft": recipes.demo_sft(500, rationales=("plan_then_reason",), start_from="warmup"),
+            "sft": recipes.demo_sft(450, rationales=("plan_then_reason",), start_from="warmup"),
             "grpo": grpo,
             "grpo_phase2": recipes.shrink(grpo, **SECOND_PHASE),
         },

@@ -37,6 +37,8 @@ from jaxqa.stages.sections import GrpoStage, SectionConfig
 from jaxqa.stages.sources import DataSource, EvaluationConfig
 
 EPOCHS = 10  # RALI paper, section 5.1; the released script agrees
+TOLERANCE = 0.35  # released code, in the score reward
+MAX_TOKENS = 256  # of an answer: the released script leaves the default of its trainer
 IMAGES_PER_STEP = 16  # 128 completions (paper) of groups of 8; comparisons: a guess, as for scores
 KONIQ_IMAGES = 7046  # train_koniq_7k.json
 COMPARISONS = 5000  # train_comparison.json
@@ -83,7 +85,7 @@ def _full(mode: str) -> ml_collections.ConfigDict:
         spare=spare,
         model=recipes.qwen("3B" if mode == "3b" else "7B"),
         data=recipes.full_data(sources),
-        evaluation=EvaluationConfig(batch_size=64, max_new_tokens=256),
+        evaluation=EvaluationConfig(batch_size=64, max_new_tokens=MAX_TOKENS),
         mesh=MeshConfig() if mode == "lora" else recipes.EIGHT_GPUS,
     )
 
@@ -95,7 +97,9 @@ def _grpo(steps: int, sources: tuple[str, ...] = ("score", "degradation")) -> Gr
         micro_batches=2,  # 8 GPUs, one image each, accumulated twice (released script)
         sources=sources,
         rewards={
-            "score": RewardTerm(name="threshold", tasks=("quality",), options={"tolerance": 0.35}),
+            "score": RewardTerm(
+                name="threshold", tasks=("quality",), options={"tolerance": TOLERANCE}
+            ),
             "degradation": RewardTerm(  # alpha_1 and alpha_2 of the paper
                 name="degradation",
                 tasks=("degradation",),
@@ -104,7 +108,7 @@ def _grpo(steps: int, sources: tuple[str, ...] = ("score", "degradation")) -> Gr
             "format": RewardTerm(name="format", options={"layout": "json"}),
         },
         objective=GrpoConfig(beta=1e-3),  # paper and script; the clip range is the usual 0.2
-        sampling=recipes.rl_sampling(num_samples=8, max_new_tokens=256),
+        sampling=recipes.rl_sampling(num_samples=8, max_new_tokens=MAX_TOKENS),
         optimizer=recipes.rl_optimizer(end_fraction=1e-3),  # RALI paper, 5.1: 1e-6 to 1e-9
     )
 
@@ -121,7 +125,7 @@ def _comparison(steps: int) -> GrpoStage:
             "format": RewardTerm(name="format", options={"layout": "tags"}),
         },
         objective=GrpoConfig(beta=1e-3),
-        sampling=recipes.rl_sampling(num_samples=8, max_new_tokens=256),
+        sampling=recipes.rl_sampling(num_samples=8, max_new_tokens=MAX_TOKENS),
         optimizer=recipes.rl_optimizer(end_fraction=1e-3),
     )
 

@@ -144,7 +144,7 @@ def _rl(sources: tuple[str, ...], images: int, *, layout: str = "json") -> GrpoS
         sources=sources,
         start_from="initial",
         rewards={
-            # Tolerance and length: Q-Insight's, see configs/q_insight.py.
+            # Tolerance, and 256 tokens: Q-Insight's, see configs/q_insight.py.
             "score": RewardTerm(name="threshold", options={"tolerance": 0.35}),
             "format": RewardTerm(name="format", options={"layout": layout}),
         },

@@ -17,13 +17,17 @@ Probes of its claims (their metrics of stability: `group_variance_quality`, `_ae
     tatar.py:symmetric         one Gaussian for both tasks, no ranking, no limit of words
     tatar.py:agnostic          so, and narratives for both: one way for all tasks
 
-Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{koniq10k,artimuse10k} (with ArtiMuse's attribute
-texts), the data sets it is tested on (spaq, kadid10k, pipal; ava, tad66k, flickr_aes; one that is
-not there is left out with --config.data.sources.NAME.evaluate=False), and three OpenAI-compatible
-endpoints, by default:
+Needs checkpoints/Qwen2.5-VL-7B-Instruct, datasets/{koniq10k,artimuse10k} (with the experts'
+remarks, `jaxqa data list artimuse10k`), the data sets it is tested on (spaq, kadid10k, pipal; ava,
+tad66k, flickr_aes; one that is not there is left out with
+--config.data.sources.NAME.evaluate=False), and three OpenAI-compatible endpoints, by default:
 
     localhost:8000 Qwen3-VL-32B        localhost:8001 DeepSeek-R1-Distill-Qwen-32B
     localhost:8002 Qwen3-VL-235B (judge)
+
+DeepSeek-R1-Distill thinks before it answers: start its server with --reasoning-parser deepseek_r1
+(vLLM, SGLang), or its own thoughts count as a second block and all it writes is dropped; they are
+also part of the tokens that --config.slow.sampling.max_new_tokens allows.
 
 Published: 8 GPUs; how long is not. GRPO: about a day on 8 H20, an estimate of docs/systems.md. No
 table to compare with is public (the abstract has no figures); jaxqa has not run this size yet.
@@ -45,7 +49,7 @@ from jaxqa.stages.sections import GrpoStage, RationalesStage, SftStage
 from jaxqa.stages.sources import DataSource, EvaluationConfig
 from jaxqa.train.optimizer import OptimizerConfig
 
-KONIQ_IMAGES = 7046  # train_koniq_7k.json
+KONIQ_IMAGES = 7046  # train_koniq_7k.json, DeQA-Score's list
 ARTIMUSE_IMAGES = 8998  # train_iaa.json
 EPOCHS = 3  # released GRPO script
 IMAGES_PER_STEP = 16  # 8 GPUs, one image each, accumulated twice
@@ -199,6 +203,7 @@ def _demo() -> ml_collections.ConfigDict:
     short = FastSlow(
         fast_judge_prompt="",
         slow_judge_prompt="",
+        fast_sentences=1,  # the demo's reasons are one
         fast_words=(3, 20),
         slow_words=(5, 30),
         min_aspects=1,

@@ -197,6 +197,17 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*spec, *[P.UNCONSTRAINED] * (x.ndim - len(spec))))
 
 
+def local_size(shape: tuple[int, ...], *axes: str | tuple[str, ...] | None) -> int:
+    """Elements on one device of an array that lies on the mesh of `on_mesh` as `axes` say.
+
+    An axis that the mesh does not divide counts whole; outside `on_mesh` all do.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return math.prod(shape)
+    return math.prod(NamedSharding(mesh, _divisible(P(*axes), shape, mesh)).shard_shape(shape))
+
+
 def constrain_rows(x: jax.Array) -> jax.Array:
     """Ask that the leading axis, rows of a batch, stays split over the batch axes.
 

@@ -4,8 +4,9 @@ Whatever the protocol, an image without a score is left out and counted, never m
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -34,7 +35,9 @@ class Protocol:
       summary: what it does, for the table's caption.
       mapping: form of `logistic.FORMS` that maps scores to labels first; None maps nothing.
       mapped: metrics that are computed from the mapped scores, the others from the raw ones.
-      tatar: rescale by value and rank without ties, see `tatar_quirks`.
+      rescale: (answers, labels, task, dataset) -> scores and labels on a scale of its own; None
+        takes scores and labels as they are.
+      ranks: ranks of rows of numbers, which SRCC correlates; None for shared ranks of ties.
       absolute: correlations lose their sign.
       extras: those of `EXTRAS` that it has besides `METRICS`.
     """
@@ -43,7 +46,8 @@ class Protocol:
     summary: str
     mapping: str | None = None
     mapped: tuple[str, ...] = ()
-    tatar: bool = False
+    rescale: Callable[[Vector, Vector, str, str], tuple[Vector, Vector]] | None = None
+    ranks: Callable[[np.ndarray], np.ndarray] | None = None
     absolute: bool = False
     extras: tuple[str, ...] = ()
 
@@ -87,7 +91,8 @@ _PROTOCOLS = (
     Protocol(
         name="tatar",
         summary="TATAR's script: both sides moved to 0..100 by their values, ranks without ties",
-        tatar=True,
+        rescale=tatar_quirks.rescale,
+        ranks=tatar_quirks.ranks,
     ),
 )
 PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _PROTOCOLS}
@@ -107,9 +112,9 @@ class Scores:
     Attributes:
       values: scores in the labels' range and direction.
       labels: the truth.
-      answers: the numbers that the model wrote, on its prompt's scale; what TATAR's script reads.
+      answers: the numbers that the model wrote, on its prompt's scale; what `rescale` reads.
       task: what the label rates.
-      dataset: its name in the registry; TATAR's lists hold other labels for some.
+      dataset: its name in the registry.
       has_label_scale: whether `values` are on the labels' scale, so that errors mean something.
     """
 
@@ -147,11 +152,9 @@ def prepare(protocol: Protocol, scores: Scores) -> Prepared:
     """Map and rescale as the protocol says."""
     values, labels = scores.values, scores.labels
     has_scale, note = scores.has_label_scale, None
-    if protocol.tatar:
-        is_quality, has_scale = scores.task == "quality", True
-        values = tatar_quirks.predictions_to_hundred(scores.answers, is_quality=is_quality)
-        listed = tatar_quirks.listed_labels(labels, scores.dataset)
-        labels = tatar_quirks.labels_to_hundred(listed, is_quality=is_quality)
+    if protocol.rescale is not None:
+        has_scale = True
+        values, labels = protocol.rescale(scores.answers, labels, scores.task, scores.dataset)
     mapped = values
     if protocol.mapping is not None:
         fit = logistic.fit(values, labels, protocol.mapping)
@@ -168,8 +171,8 @@ def prepare(protocol: Protocol, scores: Scores) -> Prepared:
 def row_metric(protocol: Protocol, metric: str) -> bootstrap.RowMetric:
     """The metric over rows of resampled images, as the protocol computes it."""
     base = bootstrap.ROW_METRICS[metric]
-    if protocol.tatar and metric == "srcc":
-        base = _correlate_without_ties
+    if protocol.ranks is not None and metric == "srcc":
+        base = functools.partial(_correlate_ranks, protocol.ranks)
     if protocol.absolute and HIGHER_IS_BETTER[metric]:
         return lambda x, y: np.abs(base(x, y))
     return base
@@ -244,8 +247,10 @@ def _final(srcc: float | None, plcc: float | None, accuracy: float | None) -> fl
     return 0.25 * srcc + 0.25 * plcc + 0.5 * accuracy
 
 
-def _correlate_without_ties(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return bootstrap.plcc_rows(tatar_quirks.ranks(x), tatar_quirks.ranks(y))
+def _correlate_ranks(
+    ranks: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    return bootstrap.plcc_rows(ranks(x), ranks(y))
 
 
 def _number(value: float) -> float | None:

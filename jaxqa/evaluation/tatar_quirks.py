@@ -13,6 +13,16 @@ from jaxqa.typing import Float
 Vector = Float[np.ndarray, "N"]
 
 
+def rescale(answers: Vector, labels: Vector, task: str, dataset: str) -> tuple[Vector, Vector]:
+    """Scores and labels from 0 to 100, each by its own value."""
+    is_quality = task == "quality"
+    listed = listed_labels(labels, dataset)
+    return (
+        predictions_to_hundred(answers, is_quality=is_quality),
+        labels_to_hundred(listed, is_quality=is_quality),
+    )
+
+
 def listed_labels(values: Vector, dataset: str) -> Vector:
     """Labels as its lists of images hold them: PIPAL's Elo ratings moved to 1..5, all else as is.
 

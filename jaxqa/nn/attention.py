@@ -6,6 +6,7 @@ that meet the prompt's keys (G T R) and those that meet a completion's own keys 
 contiguous, so every product is a plain batched matrix product without a transpose.
 
 A backend computes it: `xla` here, the others in `streamed_attention.py` and `fused_attention.py`.
+`auto` is `xla` where the scores of the call are few, and `chunked` where they are many.
 A single token of decoding is always `xla`: its scores are few, and the prompt's keys must be read
 once for the whole group.
 """
@@ -17,11 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxqa import sharding
 from jaxqa.nn import fused_attention
 from jaxqa.nn.attention_backends import Backend
 from jaxqa.nn.scores import mix, scores
 from jaxqa.nn.streamed_attention import BLOCK, merge, streamed
 from jaxqa.typing import Array, Float
+
+MOST_SCORES = 2**29
+"""Scores of one call on one device, 2 GiB in float32, up to which `auto` holds them all.
+
+One image of 1,024 x 768 pixels has 1.2 GiB in Qwen2.5-VL's whole-image layers: an update that reads
+one image at a time stays plain, a rollout that reads several does not.
+"""
 
 
 class Segment(NamedTuple):
@@ -71,8 +80,10 @@ def attend(
 ) -> Float[Array, "*B Q H"]:
     """Attend to a single segment; the softmax is computed in float32.
 
-    Fused backends want [B Z N Y H] and a mask [B Z 1 _ Y].
+    Backends other than `xla` and `chunked` want [B Z N Y H] and a mask [B Z 1 _ Y].
     """
+    shape = (*query.shape[:-1], segment.key.shape[-2])
+    backend = _by_size(backend, shape, sharding.BATCH_AXES, None, "tensor")
     if backend == "chunked" and segment.key.shape[-2] > BLOCK:
         part = streamed(query, segment.key, segment.value, mask=segment.mask)
         return part.mixed.astype(query.dtype)
@@ -102,10 +113,13 @@ def grouped_attention(
             computed by `xla`.
         backend: what computes it.
     """
-    if past is None and own is not None and backend == "chunked":
-        return _streamed_group(query, own, shared)
-    if past is None and own is not None and backend in fused_attention.KERNELS:
-        return fused_attention.fused_group(backend, query, own, shared)
+    if past is None and own is not None:
+        keys = own[0].shape[3] + (shared.key.shape[2] if shared else 0)
+        backend = _by_size(backend, (*query.shape[:-1], keys), sharding.BATCH_AXES, "tensor")
+        if backend == "chunked":
+            return _streamed_group(query, own, shared)
+        if backend in fused_attention.KERNELS:
+            return fused_attention.fused_group(backend, query, own, shared)
     batch, heads, groups, tokens, repeats, width = query.shape
     rows = query.reshape(batch, heads, groups, tokens * repeats, width)
     all_rows = query.reshape(batch, heads, groups * tokens * repeats, width)
@@ -128,6 +142,15 @@ def grouped_attention(
         flat = weights[-1].reshape(batch, heads, groups * tokens * repeats, -1)
         mixed.append(mix(flat, shared.value).reshape(rows.shape))
     return (functools.reduce(jnp.add, mixed) / total).astype(query.dtype).reshape(query.shape)
+
+
+def _by_size(
+    backend: Backend, shape: tuple[int, ...], *axes: str | tuple[str, ...] | None
+) -> Backend:
+    """What `auto` means for scores of a shape that lie on the mesh as `axes` say."""
+    if backend != "auto":
+        return backend
+    return "chunked" if sharding.local_size(shape, *axes) > MOST_SCORES else "xla"
 
 
 def _own_scores(rows: Float[Array, "B K G Q H"], segment: Segment) -> Float[Array, "B K G Q S"]:

@@ -5,23 +5,24 @@ from typing import Any, Literal
 
 from jaxqa.errors import UserError
 
-Backend = Literal["xla", "chunked", "cudnn", "tokamax"]
+Backend = Literal["auto", "xla", "chunked", "cudnn", "tokamax"]
 """`docs/attention.md` says what each is."""
-
-BackendChoice = Literal["auto", "xla", "chunked", "cudnn", "tokamax"]
 
 _HOPPER = (9, 0)
 
 
 def choose(
-    choice: BackendChoice,
+    choice: Backend,
     *,
     device: Any,
     num_devices: int,
     compute_dtype: str,
     head_dims: tuple[int, ...],
 ) -> Backend:
-    """The backend that `choice` means on these devices; `auto` takes cuDNN on Hopper and newer.
+    """The backend that `choice` means on these devices.
+
+    `auto` takes cuDNN on Hopper and newer; elsewhere it stays, and each call takes `xla` or
+    `chunked` by its size, see `jaxqa.nn.attention`.
 
     Args:
       choice: of the run.
@@ -36,7 +37,7 @@ def choose(
     """
     if choice == "auto":
         fast = _capability(device) >= _HOPPER
-        return "cudnn" if fast and not _cudnn_lacks(device, compute_dtype, head_dims) else "xla"
+        return "cudnn" if fast and not _cudnn_lacks(device, compute_dtype, head_dims) else "auto"
     if choice == "cudnn":
         _refuse(choice, _cudnn_lacks(device, compute_dtype, head_dims))
     if choice == "tokamax":

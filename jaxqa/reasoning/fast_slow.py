@@ -5,6 +5,7 @@ import re
 from collections.abc import Generator, Mapping
 from typing import Any, Literal
 
+from jaxqa.data.readers import artimuse
 from jaxqa.reasoning import keywords, layout, wording
 from jaxqa.reasoning.expert import Reply, Sample
 from jaxqa.reasoning.findings import Finding, gather
@@ -16,9 +17,6 @@ from jaxqa.reasoning.verdicts import read_verdict
 from jaxqa.rewards.labels import TASKS
 from jaxqa.sampling.config import SamplingConfig
 
-ATTRIBUTES_KEY = "aesthetic_attributes"
-"""Where an example's metadata holds the reviewers' remarks: attribute -> text."""
-
 _BAD_MARKERS = re.compile(  # "in the end" is English; "END" is a mark
     r"tool_call|</?(?:system|assistant|user)>|```|<script|(?-i:\bBEGIN\b|\bEND\b)", re.IGNORECASE
 )
@@ -26,6 +24,10 @@ _ROLE_PREFIX = re.compile(r"^\s*(?:system|assistant|user|human|ai)\s*:", re.IGNO
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z])")
 
+_NO_REMARKS = (
+    f"no {artimuse.KEY}; put the data set's file of remarks beside its lists "
+    "(`jaxqa data list artimuse10k`)"
+)
 _FAST_MARKS = ("visual_fidelity", "score_consistency")
 _SLOW_MARKS = ("groundedness_no_fabrication", "reasoning_cohesion")
 
@@ -46,7 +48,7 @@ class FastSlow:
         from the remarks alone; with {attributes} an image without remarks is dropped.
       judge_system, fast_judge_prompt, slow_judge_prompt: what the judge is asked; an empty prompt
         for no judge.
-      fast_sentences: sentences that are kept of a short text.
+      fast_sentences: sentences of a short text: what follows them is cut off, fewer are dropped.
       fast_words: fewest and most words of a short text.
       slow_words: fewest and most words of a narrative.
       slow_aim: words that a narrative is asked to have.
@@ -95,7 +97,7 @@ class FastSlow:
         facts = self._facts(item)
         slow = self.group(item) == "slow"
         if slow and "{attributes}" in self.slow_prompt and not facts["attributes"]:
-            return Outcome(reason="no_attributes", detail=f"metadata has no {ATTRIBUTES_KEY}")
+            return Outcome(reason="no_attributes", detail=_NO_REMARKS)
         prompt = self.slow_prompt if slow else self.fast_prompt
         reply = yield ask(item, prompt, sampling, facts=facts)
 
@@ -129,7 +131,7 @@ class FastSlow:
             "shortest": words[0],
             "longest": words[1],
             "aim": self.slow_aim,
-            "attributes": remarks(item.example.metadata.get(ATTRIBUTES_KEY)),
+            "attributes": remarks(item.example.metadata.get(artimuse.KEY)),
         }
 
     def _hard_checks(self, item: Item, raw: str, *, slow: bool) -> tuple[str, str | None, str]:
@@ -143,14 +145,17 @@ class FastSlow:
             return "", "answer_not_a_number", answer[:80]
         if problem := item.source.template.check_score(float(answer)):
             return "", "answer_out_of_range", problem
+        sentences = _SENTENCE_END.split(text)
         if not slow:
-            text = " ".join(_SENTENCE_END.split(text)[: self.fast_sentences])
+            text = " ".join(sentences[: self.fast_sentences])
         leak = find_leak(text, scores=known_scales(item), tolerance=self.leak_tolerance)
         if leak is not None:
             return "", "score_leak", leak
         words, (shortest, longest) = len(text.split()), self.slow_words if slow else self.fast_words
         if not shortest <= words <= longest:
             return "", "too_short" if words < shortest else "too_long", f"{words} words"
+        if not slow and len(sentences) < self.fast_sentences:
+            return "", "few_sentences", str(len(sentences))
         touched = keywords.touched(text, keywords.ATTRIBUTES)
         if slow and len(touched) < self.min_aspects:
             return "", "few_aspects", ", ".join(touched)

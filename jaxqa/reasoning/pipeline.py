@@ -85,6 +85,19 @@ def group_of(pipeline: Pipeline, item: Item) -> str:
     return pipeline.group(item) if pipeline.lacks(item) is None else UNLABELLED
 
 
+def unasked(pipeline: Pipeline, item: Item, sampling: SamplingConfig) -> Outcome | None:
+    """What becomes of an image about which nothing can be asked; None of others."""
+    if (problem := pipeline.lacks(item)) is not None:
+        return Outcome(reason=UNLABELLED, detail=problem)
+    conversation = pipeline.write(item, sampling)
+    try:
+        next(conversation)
+    except StopIteration as end:
+        return end.value
+    conversation.close()
+    return None
+
+
 def converse(
     conversations: Sequence[Steps], experts: Mapping[Role, Expert], check: Check
 ) -> list[Outcome]:

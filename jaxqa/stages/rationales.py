@@ -14,6 +14,7 @@ from jaxqa.data.encoding import encode_target
 from jaxqa.data.source import Source
 from jaxqa.errors import UserError
 from jaxqa.reasoning import audit, human_audit, rationale_file
+from jaxqa.reasoning import pipeline as pipelines
 from jaxqa.reasoning.endpoint import EndpointExpert
 from jaxqa.reasoning.expert import Check, Expert, ExpertConfig
 from jaxqa.reasoning.pipeline import Item, Role
@@ -39,6 +40,7 @@ def check(setup: Setup, name: str, stage: RationalesStage) -> None:
     items = stage_items(setup, stage)
     if not items:
         raise UserError(f"stage {name}: there is no image to write about")
+    _check_askable(name, stage, items)
     roles = _roles(stage)
     if processes.count() > 1 and _asks_policy(stage) and any(c.endpoint for c in roles.values()):
         raise UserError(
@@ -51,6 +53,20 @@ def check(setup: Setup, name: str, stage: RationalesStage) -> None:
         elif not config.stand_in:
             sharding.check_rows(stage.batch_size, setup.mesh, name=f"config.{name}.batch_size")
             setup.check_room(stage.sampling.max_new_tokens, name=name)
+
+
+def _check_askable(name: str, stage: RationalesStage, items: Sequence[Item]) -> None:
+    """Raise UserError unless something can be asked about at least one image."""
+    outcome = None
+    for item in items:
+        outcome = pipelines.unasked(stage.pipeline, item, stage.sampling)
+        if outcome is None:
+            return
+    assert outcome is not None
+    raise UserError(
+        f"stage {name}: nothing can be asked about any of {len(items)} images; of the last: "
+        f"{outcome.reason}: {outcome.detail}"
+    )
 
 
 def write(

@@ -14,7 +14,7 @@ from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, TextConfig, VisionC
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
 from jaxqa.models.qwen2_5_vl.preprocess import ImageConfig
 from jaxqa.nn import attention_backends
-from jaxqa.nn.attention_backends import BackendChoice
+from jaxqa.nn.attention_backends import Backend
 from jaxqa.nn.stack import Remat
 
 DEMO_DATASET = "jaxqa_demo"
@@ -37,7 +37,8 @@ class ModelSource:
         everything, `offload` all but attention (kept in the host's memory), `attention` the same
         (kept on the device), `dots` all but products with weights, `none` nothing.
       attention: what computes it: `xla`, `chunked` (no array of all scores), `cudnn`, `tokamax`
-        (where installed), or `auto`, which is cuDNN on Hopper and newer and XLA elsewhere.
+        (where installed), or `auto`: `cudnn` on Hopper and newer; elsewhere `xla`, and `chunked`
+        where the scores of a call take more than 2 GiB of a device.
     """
 
     path: str | None = None
@@ -47,7 +48,7 @@ class ModelSource:
     initializer_range: float = 0.02
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Remat = "none"
-    attention: BackendChoice = "auto"
+    attention: Backend = "auto"
 
     def __post_init__(self):
         scratch = self.vision is not None and self.text is not None

@@ -39,7 +39,7 @@ def test_the_gpu_script_runs_without_data_packages(tmp_path):
             assert not isinstance(figure, dict) or not {"error", "skipped"} & set(figure), figure
     assert record["training"]["rounds"]["completions_per_second"] > 0
     assert {"2x2_stacked", "2x2_unstacked"} < set(record["decode"])
-    assert record["attention_choice"] == {"taken": "xla"}
+    assert record["attention_choice"] == {"taken": "auto"}
     assert record["device"] == "cpu cpu" and record["date"] and "gpu.py" in record["command"]
 
 

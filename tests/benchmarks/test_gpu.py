@@ -50,7 +50,7 @@ def test_auto_attention_falls_back_and_says_why(monkeypatch):
     monkeypatch.setattr(gpu_parts, "_probe", probe)
     tried = bench()
     found = dict(gpu_parts.choose_attention(tried, "auto"))
-    assert found == {"xla": "NotImplementedError: no such kernel", "taken": "chunked"}
+    assert found == {"auto": "NotImplementedError: no such kernel", "taken": "chunked"}
     assert tried.attention == "chunked"
     assert dict(gpu_parts.choose_attention(tried, "xla")) == {"taken": "xla"}
 

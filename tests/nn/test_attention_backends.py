@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxqa import sharding
 from jaxqa.errors import UserError
 from jaxqa.nn import attention, attention_backends, fused_attention, streamed_attention
 from jaxqa.nn.attention import Segment, attend, grouped_attention
@@ -265,10 +266,74 @@ def choose(choice, device, *, devices=1, dtype="bfloat16", heads=(128, 80)):
 
 def test_auto_is_cudnn_on_hopper_alone():
     found = [choose("auto", device) for device in (H100, A100, CPU, TPU, AMD)]
-    assert found == ["cudnn", "xla", "xla", "xla", "xla"]
+    assert found == ["cudnn", "auto", "auto", "auto", "auto"]
     assert choose("auto", Device("gpu", "10.0")) == "cudnn"
-    assert choose("auto", H100, dtype="float32") == "xla"
-    assert choose("auto", H100, heads=(128, 20)) == "xla"
+    assert choose("auto", H100, dtype="float32") == "auto"
+    assert choose("auto", H100, heads=(128, 20)) == "auto"
+
+
+def like(*shape, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@pytest.fixture
+def streamed_shapes(monkeypatch):
+    """Of the queries that are attended to in blocks of keys."""
+    seen = []
+
+    def spy(query, *rest, **options):
+        seen.append(query.shape)
+        return streamed_attention.streamed(query, *rest, **options)
+
+    monkeypatch.setattr(attention, "streamed", spy)
+    return seen
+
+
+def images(count, *, heads=16, patches=4480, width=80):
+    """Attend as the whole-image layers of 7B do; shapes alone."""
+    mask = like(count, 1, 1, patches, patches, dtype=jnp.bool_)
+    parts = [like(count, 1, heads, patches, width)] * 3
+    jax.eval_shape(lambda q, k, v, m: attend(q, Segment(k, v, m), backend="auto"), *parts, mask)
+
+
+def test_auto_holds_the_scores_of_one_large_image_and_not_of_two(streamed_shapes):
+    images(1)
+    assert not streamed_shapes
+    images(2)
+    assert streamed_shapes == [(2, 1, 16, 4480, 80)]
+
+
+@pytest.mark.parametrize(("mesh", "most"), [((2, 2, 1), 4), ((1, 2, 2), 6), ((1, 1, 8), 13)])
+def test_auto_counts_the_scores_of_one_device(streamed_shapes, mesh, most):
+    devices = sharding.make_mesh(sharding.MeshConfig(**dict(zip(AXES, mesh, strict=True))))
+    step = mesh[0] * mesh[1]
+    with sharding.on_mesh(devices):
+        images(most)
+        assert not streamed_shapes
+        images(most + step)
+        assert len(streamed_shapes) == 1
+
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@pytest.mark.parametrize("prompt", [0, 7])
+def test_auto_counts_the_keys_of_prompt_and_completion(streamed_shapes, monkeypatch, prompt):
+    case = dataclasses.replace(GROUPS["completions of a prompt"], s=prompt)
+    query, own, shared, mask, _ = case.draw(0)
+    segment = Segment(*map(jnp.asarray, (*shared, mask))) if prompt else None
+
+    def mix(most, backend):
+        monkeypatch.setattr(attention, "MOST_SCORES", most)
+        arrays = [jnp.asarray(x, jnp.float32) for x in (query, *own)]
+        return grouped_attention(arrays[0], tuple(arrays[1:]), shared=segment, backend=backend)
+
+    scores = query[..., 0].size * (case.t + prompt)
+    plain = mix(scores, "auto")
+    assert not streamed_shapes
+    np.testing.assert_array_equal(plain, mix(scores, "xla"))
+    np.testing.assert_allclose(mix(scores - 1, "auto"), plain, rtol=1e-5, atol=1e-6)
+    assert streamed_shapes
 
 
 def test_what_a_device_cannot_do_is_refused():
@@ -299,9 +364,6 @@ def test_cudnn_lowers_for_a_gpu_that_is_not_there(monkeypatch):
     module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(module, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(module, "check_compute_capability", lambda capability: True)
-
-    def like(*shape, dtype=jnp.bfloat16):
-        return jax.ShapeDtypeStruct(shape, dtype)
 
     def calls(function, *arguments):
         gradient = jax.grad(

@@ -5,9 +5,10 @@ import json
 import pytest
 from chat_server import Answer, item, pictures_of, prompt_of, serving, write_all
 
+from jaxqa.data.readers.artimuse import KEY as ATTRIBUTES_KEY
 from jaxqa.errors import UserError
 from jaxqa.reasoning import keywords, wording
-from jaxqa.reasoning.fast_slow import ATTRIBUTES_KEY, FastSlow, remarks
+from jaxqa.reasoning.fast_slow import FastSlow, remarks
 
 FAST = (
     "Fine grain covers the darker half of the frame and softens the bark of the trees, where "
@@ -120,6 +121,7 @@ def test_aesthetics_gets_a_narrative_from_the_remarks_in_order(tmp_path):
         (completion(FAST.replace("flaw", "3.0 flaw")), "score_leak"),
         (completion(FAST.replace("plain", "rated")), "score_leak"),
         (completion("Grainy. Dark."), "too_short"),
+        (completion(FAST.replace(". The", ", and the")), "few_sentences"),
         (completion(FAST.replace(". The", ", and the") + " " + FAST), "too_long"),
     ],
 )

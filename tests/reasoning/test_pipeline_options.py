@@ -24,8 +24,9 @@ from test_plan_then_reason import PLAN, REASONING
 
 from jaxqa import configuration
 from jaxqa.data.prompts import get_template
+from jaxqa.data.readers.artimuse import KEY as ATTRIBUTES_KEY
 from jaxqa.errors import UserError
-from jaxqa.reasoning.fast_slow import ATTRIBUTES_KEY
+from jaxqa.reasoning.expert import ExpertConfig
 from jaxqa.reasoning.labels import FIVE_LEVELS
 from jaxqa.stages import rationales
 from jaxqa.stages.config import parse_config
@@ -326,6 +327,21 @@ def test_counts_of_levels():
     unbalanced = dataclasses.replace(stage, pipeline=PIPELINES["aescot"]())
     plain_ids = [i.example.example_id for i in rationales.stage_items(World.setup, unbalanced)]
     assert sorted(ids) == sorted(plain_ids) and ids != plain_ids  # in drawn order
+
+
+def test_a_stage_that_could_ask_nothing_is_refused_at_the_start():
+    """Narratives need remarks: without any, hours of earlier stages would be for nothing."""
+    stage = RationalesStage(batch_size=1, sources=("fine",), pipeline=PIPELINES["fast_slow"]())
+    stage = dataclasses.replace(stage, expert=ExpertConfig(stand_in=True))
+    rationales.check(World.setup, "slow", stage)
+    fine = World.setup.train["fine"]
+    bare = [dataclasses.replace(example, metadata={}) for example in fine.examples]
+    train = {"fine": dataclasses.replace(fine, examples=bare)}
+    message = "stage slow: nothing can be asked about any of 2 images; of the last: no_attributes: "
+    with pytest.raises(UserError, match=message):
+        rationales.check(dataclasses.replace(World.setup, train=train), "slow", stage)
+    partly = {"fine": dataclasses.replace(fine, examples=[bare[0], fine.examples[1]])}
+    rationales.check(dataclasses.replace(World.setup, train=partly), "slow", stage)
 
 
 def test_a_judge_of_its_own():

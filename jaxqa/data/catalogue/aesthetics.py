@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxqa.data.catalogue.published import pyiqa, qalign, tatar
 from jaxqa.data.layouts import Columns, LabelFile, Layout, label_file, label_files
-from jaxqa.data.readers import aadb
+from jaxqa.data.readers import aadb, artimuse
 from jaxqa.data.records import DatasetInfo
 from jaxqa.data.splits import ListSplit, NameList, SeededSplit
 
@@ -254,7 +254,7 @@ ARTIMUSE10K = DatasetInfo(
     layouts=(
         Layout(
             name="official",
-            reader="json",
+            reader="artimuse",
             files=label_files(
                 train=("train_iaa.json", "train.json", "ArtiMuse-10K_train.json"),
                 test=(
@@ -264,7 +264,8 @@ ARTIMUSE10K = DatasetInfo(
             ),
             images=("images", ""),
             columns=Columns(
-                pattern=r"(?P<category>\d{1,2})_(?P<reference>\d+)\.\w+", keep=("rationale",)
+                pattern=r"(?P<category>\d{1,2})_(?P<reference>\d+)\.\w+",
+                keep=("rationale", artimuse.KEY),
             ),
         ),
     ),
@@ -272,6 +273,8 @@ ARTIMUSE10K = DatasetInfo(
     notes=(
         "the training list is TATAR's train_iaa.json",
         "names are CATEGORY_NUMBER.jpg, category 0 to 18",
+        "the experts' remarks (conversations) are read from *text*.jsonl beside the lists, or from "
+        "lists merged with them, key aesthetic_attributes",
     ),
 )
 

@@ -35,6 +35,7 @@ _KONIQ_FROM_1_TO_5 = Columns(
     factor=(_KONIQ_RANGE[1] - _KONIQ_RANGE[0]) / 4,
     offset=_KONIQ_RANGE[0] - (_KONIQ_RANGE[1] - _KONIQ_RANGE[0]) / 4,
 )
+_DEQA_TRAIN = NameList(files=("train_koniq_7k.json", "KONIQ/metas/train_koniq_7k.json"), count=7046)
 _KONIQ_SPLITS = {
     "qalign": OwnSplit(
         without=_MISSING_IN_QALIGN,
@@ -52,13 +53,16 @@ _KONIQ_SPLITS = {
     ),
     "deqa": OwnSplit(
         without=_MISSING_IN_QALIGN,
-        train=NameList(
-            files=("train_koniq_7k.json", "KONIQ/metas/train_koniq_7k.json"), count=7046
-        ),
+        train=_DEQA_TRAIN,
         source="DeQA-Score: the sets of Q-Align",
         counts={"train": 7046, "test": 2010},
     ),
-    "tatar": OwnSplit(source="TATAR: the official test set, whole", counts={"test": 2015}),
+    "tatar": OwnSplit(
+        train=_DEQA_TRAIN,
+        source="TATAR: the official test set, whole; trains on DeQA-Score's train_koniq_7k.json, "
+        "without which all official ones are taken",
+        counts={"train": 7046, "test": 2015},
+    ),
     "visualquality_r1": WholeSplit(
         source="VisualQuality-R1 tests on all images", counts={"test": 10073}
     ),

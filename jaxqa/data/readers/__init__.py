@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxqa.data.layouts import Layout
 from jaxqa.data.readers import (
     aadb,
+    artimuse,
     ava,
     csiq,
     generated,
@@ -30,6 +31,7 @@ READERS: Mapping[str, Reader] = {
     "pyiqa": pyiqa.read,
     "own": own_table.read,
     "aadb": aadb.read,
+    "artimuse": artimuse.read,
     "ava": ava.read,
     "compbench": generated.read_compbench,
     "csiq": csiq.read,

@@ -22,7 +22,7 @@ from typing import Any
 
 from jaxqa.data import binary_tables, tables
 from jaxqa.data.layouts import Columns, Layout
-from jaxqa.data.readers import generated, plain, pyiqa, rows
+from jaxqa.data.readers import artimuse, generated, plain, pyiqa, rows
 from jaxqa.data.records import LabelledImage, Labels
 from jaxqa.data.tables import Row
 from jaxqa.errors import UserError
@@ -35,6 +35,7 @@ _OURS = Columns(
     prompt="prompt",
     rationale="rationale",
     task="task",
+    keep=(artimuse.KEY,),
     name_depth=0,
 )
 COMPARISON = Columns(

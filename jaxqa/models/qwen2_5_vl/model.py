@@ -85,7 +85,7 @@ class Qwen2_5_VL:
     config: Qwen2_5_VLConfig
     compute_dtype: str = "float32"
     remat: Remat = "none"
-    attention: Backend = "xla"
+    attention: Backend = "auto"
     lora: LoraConfig = LoraConfig()
     most_unstacked: int = 64 * 2**20
 

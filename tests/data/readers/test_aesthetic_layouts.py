@@ -1,13 +1,17 @@
 """AVA, TAD66K, FLICKR-AES, PARA, AADB and ArtiMuse-10K in their own layouts."""
 
+import json
 import math
+import re
 
 import numpy as np
 import pytest
 from layout_files import write_csv, write_images, write_json, write_lines
 
-from jaxqa.data import registry
+from jaxqa.data import readers, registry
 from jaxqa.errors import UserError
+from jaxqa.reasoning import keywords
+from jaxqa.reasoning.fast_slow import remarks
 
 
 def _ava_line(index, image, votes):
@@ -149,6 +153,70 @@ def test_artimuse(tmp_path):
     (test,) = registry.read_dataset("artimuse10k", tmp_path, "test")
     assert (train.score, test.score) == (0.0, 9.78)
     assert (train.metadata["category"], test.metadata["category"]) == (18, 0)
+    assert "aesthetic_attributes" not in train.metadata
+
+
+def remark(image, attribute, text, *, aspect="aespect"):
+    asked = f"<image>\nPlease evaluate the aesthetic quality of this image from the {aspect} of "
+    said = [{"from": "human", "value": asked + attribute}, {"from": "gpt", "value": text}]
+    return json.dumps({"image": f"some/folder/{image}", "conversations": said})
+
+
+def artimuse(folder, *lines):
+    write_json(folder / "train_iaa.json", [{"image": "18_7.jpg", "gt_score": 5.0}])
+    write_lines(folder / "ArtiMuse-10K_text.jsonl", lines)
+    write_images(folder / "images", ["18_7.jpg"])
+
+
+def test_remarks_of_artimuse_are_joined_by_file_name(tmp_path):
+    artimuse(
+        tmp_path,
+        remark("18_7.jpg", "Composition & Structure", "Too much sky."),
+        remark("18_7.jpg", "Emotion & Viewer Response.", " Calm.\n", aspect="aspect"),
+        remark("18_7.jpg", "Comprehensive Evaluation?", "Fair."),
+        remark("18_7.jpg", "Composition & Design", "Too much sky, after all."),
+        remark("0_1.jpg", "Overall Gestalt", "Of an image that no list has."),
+    )
+    (example,) = registry.read_dataset("artimuse10k", tmp_path, "train")
+    assert example.metadata["aesthetic_attributes"] == {
+        "composition_structure": "Too much sky, after all.",  # of two about one, the last
+        "emotion_viewer_response": "Calm.",
+        "overall_evaluation": "Fair.",
+    }
+    told = remarks(example.metadata["aesthetic_attributes"]).splitlines()
+    assert told[0] == "composition structure: Too much sky, after all." and len(told) == 3
+
+
+def test_artimuse_merged_with_its_remarks(tmp_path):
+    attributes = {"overall_gestalt": "One whole."}
+    row = {"image": "18_7.jpg", "gt_score": 5.0, "aesthetic_attributes": attributes}
+    write_json(tmp_path / "train_iaa.json", [row])
+    write_images(tmp_path / "images", ["18_7.jpg"])
+    (example,) = registry.read_dataset("artimuse10k", tmp_path, "train")
+    assert example.metadata["aesthetic_attributes"] == attributes
+    own = f"file:{tmp_path / 'train_iaa.json'}#range=0..10,task=aesthetics"
+    (example,) = registry.read_dataset(own, tmp_path, "all")
+    assert example.metadata["aesthetic_attributes"] == attributes
+
+
+def test_every_attribute_of_artimuse_is_one_that_narratives_tell():
+    assert set(readers.artimuse.ATTRIBUTES.values()) == set(keywords.ATTRIBUTES)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (remark("18_7.jpg", "Charm", "Some."), "line 1: unknown attribute 'Charm'; expected Comp"),
+        (json.dumps({"image": "18_7.jpg"}), "line 1: expected conversations, a question and an"),
+        (json.dumps({"conversations": []}), "line 1: expected an object with text image"),
+        (remark("18_7.jpg", "x", "y").replace("from the", "of the"), "expected a question about"),
+        ('{"image": "18_7', "line 1: not valid JSON"),
+    ],
+)
+def test_damaged_remarks_of_artimuse(tmp_path, line, message):
+    artimuse(tmp_path, line)
+    with pytest.raises(UserError, match=re.escape(message)):
+        registry.read_dataset("artimuse10k", tmp_path, "train")
 
 
 @pytest.mark.parametrize(
