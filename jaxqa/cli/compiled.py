@@ -6,15 +6,25 @@ from pathlib import Path
 _WORTH_KEEPING_SECONDS = 1.0
 
 
-def cache_folder(flag: str | None, environment: Mapping[str, str]) -> Path | None:
-    """The folder that a flag or the user's habits name.
+def cache_folder(
+    flag: str | None, environment: Mapping[str, str], *, shared: Path | None
+) -> Path | None:
+    """The folder that a flag, the run or the user's habits name.
 
     None if the flag is "off", or JAX's own variable already names one.
+
+    Args:
+      flag: of the command line.
+      environment: of the process.
+      shared: a folder on a disk that all processes of a run have, if there are several: JAX lets
+        the first of them write, and the others read.
     """
     if flag == "off" or (flag is None and "JAX_COMPILATION_CACHE_DIR" in environment):
         return None
     if flag:
         return Path(flag)
+    if shared is not None:
+        return shared / "compiled"
     home = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "jaxqa" / "compiled"
 

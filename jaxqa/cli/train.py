@@ -59,7 +59,8 @@ def train(argv: Sequence[str] | None) -> int:
         "--compilation_cache",
         metavar="DIR",
         help="where compiled programs are kept between runs; 'off' keeps none (default: "
-        "jaxqa/compiled in the user's cache folder; none on a CPU)",
+        "jaxqa/compiled in the user's cache folder, WORKDIR/compiled with several processes; "
+        "none on a CPU)",
     )
     parser.add_argument(
         "--profile",
@@ -83,7 +84,9 @@ def train(argv: Sequence[str] | None) -> int:
         supervisor.show_life(options.child, stuck=lambda: _stuck(stop, others.step_timeout))
     machine = _Machine(
         others=others,
-        cache=compiled.cache_folder(options.compilation_cache, os.environ),
+        cache=compiled.cache_folder(
+            options.compilation_cache, os.environ, shared=options.workdir if others.is_on else None
+        ),
         cache_is_named=options.compilation_cache is not None,
         profile=_profiled_steps(options.profile),
         stopped_status=int(options.stopped_status),

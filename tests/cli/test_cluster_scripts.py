@@ -267,7 +267,15 @@ def test_slurm_runs_one_task_per_node(tmp_path):
     assert found.returncode == 0, found.stderr
     for part in ("srun", "launchers/train.py", "--distributed=auto", "--restarts=2"):
         assert part in found.stdout
-    tool(tmp_path, "srun", f"{WAITS}; sleep 0.3; kill -TERM $PPID; wait")
+    # As the real ones: srun kills its task on SIGTERM, scancel signals the task past srun.
+    tool(tmp_path, "task", f'{WAITS}; echo $$ > "$0.pid"; kill -TERM "$1"; wait')
+    tool(
+        tmp_path,
+        "srun",
+        'task $PPID & task=$!; trap "kill -KILL $task; exit 137" TERM\n'
+        'status=0; wait $task || status=$?; exit "$status"',
+    )
+    tool(tmp_path, "scancel", f'[[ "$*" == "--signal=TERM 7" ]] && kill "$(< {tmp_path}/task.pid)"')
     tool(tmp_path, "scontrol", 'echo "$@"')
     path = f"{tmp_path}:{os.environ['PATH']}"
     found = run("slurm.sbatch", *TRAIN, PATH=path, SLURM_JOB_ID="7")

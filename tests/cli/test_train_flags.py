@@ -117,11 +117,39 @@ def test_a_dead_process_is_called_by_its_name(tmp_path, monkeypatch, capsys):
     assert "process 2 failed with status 1" in capsys.readouterr().err
 
 
-def test_where_compiled_programs_are_kept(tmp_path):
-    assert str(compiled.cache_folder(None, {"XDG_CACHE_HOME": "/c"})) == "/c/jaxqa/compiled"
-    assert str(compiled.cache_folder("/d", {"JAX_COMPILATION_CACHE_DIR": "/c"})) == "/d"
-    assert compiled.cache_folder("off", {}) is None
-    assert compiled.cache_folder(None, {"JAX_COMPILATION_CACHE_DIR": "/c"}) is None
+def test_where_compiled_programs_are_kept():
+    def folder(flag, environment=None, shared=None):
+        return compiled.cache_folder(flag, environment or {}, shared=shared)
+
+    named = {"JAX_COMPILATION_CACHE_DIR": "/c"}
+    assert str(folder(None, {"XDG_CACHE_HOME": "/c"})) == "/c/jaxqa/compiled"
+    assert str(folder("/d", named)) == "/d" == str(folder("/d", shared=Path("/run")))
+    assert str(folder(None, shared=Path("/run"))) == "/run/compiled"
+    assert folder("off") is None and folder(None, named) is None
+    assert folder("off", shared=Path("/run")) is None is folder(None, named, Path("/run"))
+
+
+COMPILES = """
+import sys, jax
+from pathlib import Path
+from jaxqa.cli import compiled
+
+found = []
+jax.monitoring.register_event_listener(lambda event, **rest: found.append(event))
+compiled.keep_compiled(Path(sys.argv[1]), on_cpu=sys.argv[2] == "on_cpu")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: x * 2)(jax.numpy.ones(3))
+print("/jax/compilation_cache/cache_hits" in found)
+"""
+
+
+def test_compiled_programs_are_found_by_the_next_process(tmp_path):
+    def hits(name, on_cpu):
+        command = [sys.executable, "-c", COMPILES, str(tmp_path / name), on_cpu]
+        return subprocess.run(command, text=True, capture_output=True, check=True).stdout.strip()
+
+    assert [hits("kept", "on_cpu") for _ in range(2)] == ["False", "True"]
+    assert hits("not kept", "elsewhere") == "False" and not (tmp_path / "not kept").exists()
 
 
 @pytest.mark.parametrize("flag", ["3", "0:2", "5:3", "a:b"])
