@@ -208,6 +208,12 @@ def local_size(shape: tuple[int, ...], *axes: str | tuple[str, ...] | None) -> i
     return math.prod(NamedSharding(mesh, _divisible(P(*axes), shape, mesh)).shard_shape(shape))
 
 
+def is_split(*axes: str) -> bool:
+    """Whether the mesh of `on_mesh` has several devices along each of `axes`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and all(mesh.shape[axis] > 1 for axis in axes)
+
+
 def constrain_rows(x: jax.Array) -> jax.Array:
     """Ask that the leading axis, rows of a batch, stays split over the batch axes.
 

@@ -1,13 +1,17 @@
 """What is read out of a compiled program's text."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxqa import sharding
+from jaxqa.nn.embedding import Embedding
 from jaxqa.stages import compiled
 
 TEXT = """\
@@ -108,6 +112,36 @@ def test_rows_stay_where_they_are_and_weights_are_gathered():
         return {b.shape for b in compiled.buffers(text) if b.op == "all-gather"}
 
     assert gathered(mesh) == {(32, 24)}
+
+
+@pytest.mark.parametrize("axes", [(4, 2, 1), (2, 2, 2), (1, 8, 1), (2, 1, 4)])
+def test_embeddings_of_all_rows_are_never_put_together(axes):
+    """Forward and backward: rows of a batch travel as token ids, or as columns for rows."""
+    config = sharding.MeshConfig(**dict(zip(("data", "fsdp", "tensor"), axes, strict=True)))
+    mesh = sharding.make_mesh(config)
+    table = Embedding(64, 32, stddev=1.0, dtype=np.dtype(np.float32), rngs=nnx.Rngs(0))
+    graph, state = nnx.split(table)
+    ids = np.random.default_rng(0).integers(0, 64, (16, 3, 5), dtype=np.int32)
+
+    def loss(state, ids, mesh):
+        with sharding.on_mesh(mesh):
+            x = nnx.merge(graph, state)(jnp.asarray(ids), dtype=jnp.dtype("float32"))
+            return (sharding.constrain_rows(x) ** 3).sum()
+
+    def lie(spec):
+        return NamedSharding(mesh, spec)
+
+    step = jax.jit(
+        jax.value_and_grad(functools.partial(loss, mesh=mesh)),
+        in_shardings=(lie(P("tensor", "fsdp")), lie(P(sharding.BATCH_AXES))),
+        out_shardings=(lie(P()), lie(P("tensor", "fsdp"))),
+    )
+    program = step.lower(state, ids).compile()
+    gathered = {b.dtype for b in compiled.buffers(program.as_text()) if b.op == "all-gather"}
+    assert gathered <= {"s32"}
+    found, expected = step(state, ids), jax.value_and_grad(loss)(state, ids, None)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_constraints_do_nothing_without_a_mesh():
