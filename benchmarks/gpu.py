@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from jaxqa.cli import compiled, device_memory
+from jaxqa.cli import compiled, gpu_environment
 
-device_memory.claim(os.environ)  # a GPU's memory is shared out when JAX first looks at it
+gpu_environment.prepare(os.environ)  # a GPU's memory is shared out when JAX first looks at it
 import jax  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))

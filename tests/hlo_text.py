@@ -13,7 +13,7 @@ class Collective:
 
     Attributes:
       kind: `all-gather`, `all-reduce`, `reduce-scatter` or `all-to-all`.
-      dtype, shape: of its (first) result.
+      dtype, shape: of one of its results; an instruction with several is several of these.
       groups: devices that take part together.
       name: of the operation that it comes from.
     """
@@ -33,18 +33,21 @@ class Collective:
 
 
 _INSTRUCTION = re.compile(
-    r"= \(?(\w+)\[([\d,]*)\][^=]*? (all-gather|all-reduce|reduce-scatter|all-to-all)(?:-start)?\("
+    r" = (?P<shapes>.*?) (?P<kind>all-gather|all-reduce|reduce-scatter|all-to-all)(?:-start)?\("
 )
+_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
 def collectives(text: str) -> Iterator[Collective]:
     """All-gathers, all-reduces, reduce-scatters and all-to-alls of a compiled program's text."""
     for line in text.splitlines():
         if found := _INSTRUCTION.search(line):
-            dtype, shape, kind = found.groups()
-            sizes = tuple(int(size) for size in shape.split(",") if size)
             name = re.search(r'op_name="([^"]*)"', line)
-            yield Collective(kind, dtype, sizes, _groups(line), name[1] if name else "")
+            for dtype, shape in _SHAPE.findall(found["shapes"]):
+                sizes = tuple(int(size) for size in shape.split(",") if size)
+                yield Collective(
+                    found["kind"], dtype, sizes, _groups(line), name[1] if name else ""
+                )
 
 
 def _groups(line: str) -> tuple[tuple[int, ...], ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxqa.cli import compiled, device_memory, distributed, supervisor
+from jaxqa.cli import compiled, distributed, gpu_environment, supervisor
 from jaxqa.cli.config_flags import load_config, split_overrides
 from jaxqa.cli.console import lasting_console
 from jaxqa.cli.errors import run_door
@@ -91,7 +91,7 @@ def train(argv: Sequence[str] | None) -> int:
         profile=_profiled_steps(options.profile),
         stopped_status=int(options.stopped_status),
     )
-    device_memory.claim(os.environ)
+    gpu_environment.prepare(os.environ)
     with stop:  # from now on: the imports that follow take seconds
         config = load_config(options.config, overrides)
         return _run(config, options.workdir, stop, machine)
