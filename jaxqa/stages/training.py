@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+import jax
+
 from jaxqa import processes
 from jaxqa.data.loader import Loader
 from jaxqa.models.qwen2_5_vl.adapters import is_adapter
@@ -79,7 +81,10 @@ def _profiler(setup: Setup, name: str) -> Profiler | None:
     if setup.profile is None:
         return None
     first, last = setup.profile
-    return Profiler(folder=setup.work.root / "profile" / name, first=first, last=last)
+    folder = setup.work.root / "profile" / name
+    if processes.count() > 1:  # JAX names files after hosts, and a host may have several processes
+        folder /= f"process_{jax.process_index()}"
+    return Profiler(folder=folder, first=first, last=last)
 
 
 class _Diary:

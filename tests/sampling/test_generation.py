@@ -214,7 +214,10 @@ def test_no_shorter_cache_waits_beside_a_longer_one(params: Params, monkeypatch)
 
     def spy(*arguments):
         assert not shorter[-1] & {array.shape for array in jax.live_arrays()}
-        return proceed(*arguments)
+        found, cache = proceed(*arguments), arguments[4][2]
+        donated = [leaf.is_deleted() for leaf in jax.tree.leaves(cache) if leaf.ndim > 3]
+        assert donated and all(donated)  # nor one beside its own successor
+        return found
 
     monkeypatch.setattr(sampling_sampler, "_make_room", spy_on_room)
     monkeypatch.setattr(sampling_sampler, "_proceed", spy)

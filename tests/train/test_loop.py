@@ -14,6 +14,7 @@ from jaxqa.errors import UserError
 from jaxqa.train import loop
 from jaxqa.train.checkpoint import Checkpoints
 from jaxqa.train.loop import LoopConfig, TrainingDiverged, train
+from jaxqa.train.profiler import Profiler
 from jaxqa.train.state import create_state
 from jaxqa.train.step import make_update
 from jaxqa.train.stop import Stopped, StopRequest
@@ -72,7 +73,7 @@ def fresh_state():
     return create_state(params, OPTIMIZER)
 
 
-def run(directory, *, steps=7, save_every=3, source=None, stop=None, seen=None):
+def run(directory, *, steps=7, save_every=3, source=None, stop=None, seen=None, profiler=None):
     checkpoints = Checkpoints(directory)
     seen = [] if seen is None else seen
     try:
@@ -84,6 +85,7 @@ def run(directory, *, steps=7, save_every=3, source=None, stop=None, seen=None):
             checkpoints=checkpoints,
             diary=Diary(seen),
             stop=stop or StopRequest(),
+            profiler=profiler,
         )
     finally:
         checkpoints.close()
@@ -103,6 +105,21 @@ def test_every_step_is_reported_once_and_in_order(tmp_path):
     assert [metrics["position"] for _, metrics in seen] == list(range(1, 8))
     assert {"loss", "grad_norm"} <= seen[0][1].keys() and seconds > 0
     assert Checkpoints(tmp_path).latest_step() == 7
+
+
+@pytest.mark.parametrize(("first", "last"), [(2, 3), (5, 90)])
+def test_a_trace_of_some_steps(tmp_path, first, last):
+    folder = tmp_path / "profile"
+    run(tmp_path / "run", profiler=Profiler(folder=folder, first=first, last=last))
+    [trace] = folder.rglob("*.xplane.pb")
+    assert b"PjitFunction(update)" in trace.read_bytes()
+    jax.profiler.start_trace(str(tmp_path / "another"))  # none is running
+    jax.profiler.stop_trace()
+
+
+def test_no_trace_of_steps_that_never_come(tmp_path):
+    run(tmp_path / "run", profiler=Profiler(folder=tmp_path / "profile", first=8, last=9))
+    assert not (tmp_path / "profile").exists()
 
 
 class StopAt(StopRequest):

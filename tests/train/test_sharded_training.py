@@ -1,4 +1,4 @@
-"""One device and a 2 x 2 x 2 mesh train and sample alike."""
+"""One device and meshes of eight train and sample alike."""
 
 import dataclasses
 
@@ -52,6 +52,7 @@ ROWS, GROUP, LENGTH = 8, 2, 5
 MESHES = {
     "one device": sharding.MeshConfig(),
     "2 x 2 x 2": sharding.MeshConfig(data=2, fsdp=2, tensor=2),
+    "1 x 2 x 4, for 2 key-value heads": sharding.MeshConfig(fsdp=2, tensor=4),
 }
 
 
@@ -73,7 +74,13 @@ def host_completions():
     return ids, np.arange(LENGTH) < lengths[..., None]
 
 
-@pytest.fixture(scope="module", params=MESHES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if i < 2 else pytest.param(name, marks=pytest.mark.slow)
+        for i, name in enumerate(MESHES)
+    ],
+)
 def mesh(request):
     return sharding.make_mesh(MESHES[request.param])
 
