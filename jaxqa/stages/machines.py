@@ -21,7 +21,7 @@ class Chip:
     Attributes:
       memory: as the maker gives it.
       reserved: what its runtime keeps for itself, so that programs cannot have it. libtpu 0.0.42
-        names v5e's when a program does not fit; those of v5p and v6e are assumed.
+        names those of v5e and v6e when a program does not fit; v5p's is assumed.
     """
 
     memory: float
