@@ -5,6 +5,7 @@ asks about one of eight attributes of one image and answers. Lists that were mer
 already have the key `aesthetic_attributes`.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,12 +40,17 @@ _QUESTION = re.compile(r"from the (?:ae?spect|attribute) of\s+([^\n\r.?\u3002\uf
 
 def read(folder: Path, layout: Layout) -> Labels:
     """Rows of the lists, with the remarks on each image."""
-    remarks = _remarks(sorted(folder.glob("*text*.jsonl")))
+    files = sorted(folder.glob("*text*.jsonl"))
+    remarks = _remarks(files)
     found = []
     for file, path in plain.present(folder, layout):
         table = tables.read_json_list(path)
         found.append((file.part, [(where, _with_remarks(row, remarks)) for where, row in table]))
-    return rows.labels(found, layout)
+    labels = rows.labels(found, layout)
+    told = sum(KEY in row.metadata for row in labels.rows)
+    names = ", ".join(path.name for path in files) or "the lists themselves"
+    note = f"experts' remarks on {told} of {len(labels.rows)} images, from {names}"
+    return dataclasses.replace(labels, notes=(*labels.notes, note))
 
 
 def _with_remarks(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from layout_files import write_csv, write_images, write_json, write_lines
 
-from jaxqa.data import readers, registry
+from jaxqa.data import checking, readers, registry
 from jaxqa.errors import UserError
 from jaxqa.reasoning import keywords
 from jaxqa.reasoning.fast_slow import remarks
@@ -183,6 +183,8 @@ def test_remarks_of_artimuse_are_joined_by_file_name(tmp_path):
         "emotion_viewer_response": "Calm.",
         "overall_evaluation": "Fair.",
     }
+    facts = "\n".join(checking.check("artimuse10k", tmp_path).facts)
+    assert "experts' remarks on 1 of 1 images, from ArtiMuse-10K_text.jsonl" in facts
     told = remarks(example.metadata["aesthetic_attributes"]).splitlines()
     assert told[0] == "composition structure: Too much sky, after all." and len(told) == 3
 
