@@ -59,8 +59,8 @@ def main() -> None:
 
 
 def counted() -> Iterator[Growth]:
-    """Multiplications of the 7B model."""
-    model = Qwen2_5_VL(config=PRESETS["7b"], compute_dtype="bfloat16")
+    """Multiplications of the 7B model, by one attention whatever the size of a call."""
+    model = Qwen2_5_VL(config=PRESETS["7b"], compute_dtype="bfloat16", attention="xla")
     params = model.abstract_params()
     prompts = abstract_prompts(model.config, 1, length=PROMPT, windows=WINDOWS)
     step = jax.value_and_grad(functools.partial(_loss, model))
