@@ -52,7 +52,6 @@ ROWS, GROUP, LENGTH = 8, 2, 5
 MESHES = {
     "one device": sharding.MeshConfig(),
     "2 x 2 x 2": sharding.MeshConfig(data=2, fsdp=2, tensor=2),
-    "1 x 2 x 4, for 2 key-value heads": sharding.MeshConfig(fsdp=2, tensor=4),
 }
 
 
@@ -74,19 +73,17 @@ def host_completions():
     return ids, np.arange(LENGTH) < lengths[..., None]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        name if i < 2 else pytest.param(name, marks=pytest.mark.slow)
-        for i, name in enumerate(MESHES)
-    ],
-)
+@pytest.fixture(scope="module", params=MESHES)
 def mesh(request):
     return sharding.make_mesh(MESHES[request.param])
 
 
 @pytest.fixture(scope="module")
 def params(mesh):
+    return placed(mesh)
+
+
+def placed(mesh):
     places = sharding.tree_shardings(MODEL.abstract_params(), sharding.QWEN2_5_VL_RULES, mesh)
     drawn = jax.device_get(jax.jit(MODEL.init)(jax.random.key(3)))
     return jax.device_put(drawn, places)
@@ -168,6 +165,17 @@ def assert_same(found, expected):
 def test_loss_and_gradients_do_not_depend_on_the_mesh(mesh, params):
     found = descend(params, SftObjective(model=MODEL, mesh=mesh), sft_batch(mesh))
     assert_same(found, _ONE_DEVICE.setdefault("sft", (float(found[0]["loss"]), found[1])))
+
+
+def test_more_tensor_devices_than_key_value_heads():
+    """Parts of two heads lie on four devices, and travel."""
+    found = []
+    for config in (sharding.MeshConfig(), sharding.MeshConfig(fsdp=2, tensor=4)):
+        mesh = sharding.make_mesh(config)
+        objective = SftObjective(model=MODEL, mesh=mesh)
+        found.append(descend(placed(mesh), objective, sft_batch(mesh)))
+    (metrics, gradients), other = found
+    assert_same(other, (float(metrics["loss"]), gradients))
 
 
 def test_training_gathers_no_column_of_the_head(mesh, params):
