@@ -10,8 +10,9 @@ entropies, transformers does not), then one training step: policy loss over the 
 and all gradients. Everything is float32. Read ratios, not times; with one thread take those of CPU
 time, which other load on the machine disturbs least. Compilation and a first run do not count.
 
-transformers runs in every setting that could be its fastest: sdpa and eager attention, G copies of
-prompt and image (what trainers do), the prompt read once and its cache repeated, a static cache;
+transformers runs in every setting that could be its fastest: sdpa and eager attention, sdpa with
+the text model under `torch.compile`, G copies of prompt and image (what trainers do), the prompt
+read once and its cache repeated, a static cache;
 training with G copies of the image and with its features computed once. TRL's whole GRPO step:
 `against_trl.py`.
 """
@@ -52,6 +53,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=336, help="of the image, in pixels")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--torch_compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also transformers under torch.compile, which takes minutes to compile",
+    )
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
     from hugging_face import prepare  # here: it loads torch
@@ -92,6 +99,10 @@ def generation(options: argparse.Namespace, params: Any) -> dict[str, Any]:
         name: HuggingFace(model.config, params, prompt, group=group, attention=name)
         for name in ("sdpa", "eager")
     }
+    if options.torch_compile:
+        others["sdpa, torch.compile"] = HuggingFace(
+            model.config, params, prompt, group=group, attention="sdpa", compiled=True
+        )
     greedy = dataclasses.replace(sampler.config, temperature=0.0)
     expected = dataclasses.replace(sampler, config=greedy)(params, prompts, keys).token_ids[0]
     for other in others.values():
@@ -131,8 +142,12 @@ def training(options: argparse.Namespace, params: Any) -> dict[str, Any]:
         "jaxqa, prompt repeated G times": lambda: jax.block_until_ready(naive()),
     }
     gaps = {"its own naive layout": relative_gap(once()[1], naive()[1])}
-    for name in ("sdpa", "eager"):
-        other = HuggingFace(model.config, params, prompt, group=group, attention=name)
+    compiling = ("sdpa, torch.compile",) if options.torch_compile else ()
+    for name in ("sdpa", "eager", *compiling):
+        attention, _, compiled = name.partition(", ")
+        other = HuggingFace(
+            model.config, params, prompt, group=group, attention=attention, compiled=bool(compiled)
+        )
         other.model.train()
         for label, image_once in ((f"{name}, G copies", False), (f"{name}, image once", True)):
             runs[label] = lambda other=other, once=image_once: other.step(

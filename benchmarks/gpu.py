@@ -87,7 +87,7 @@ def main() -> None:
     if options.plan:
         print(json.dumps(gpu_training.expected_gib(bench, options.attention), indent=2))
         return
-    cache = compiled.cache_folder(options.compilation_cache, os.environ)
+    cache = compiled.cache_folder(options.compilation_cache, os.environ, shared=None)
     compiled.keep_compiled(cache, on_cpu=options.compilation_cache is not None)
     device = jax.devices()[0]
     bench.peaks = PEAKS.get(device.device_kind)

@@ -39,14 +39,18 @@ class HuggingFace:
         *,
         group: int,
         attention: str,
+        compiled: bool = False,
     ):
-        """Load the weights; `attention` is "eager" or "sdpa"."""
+        """Load the weights; `attention` is "eager" or "sdpa", `compiled` by `torch.compile`."""
         self.config, self.group = config, group
         with tempfile.TemporaryDirectory() as folder:
             weights.save_pretrained(Path(folder) / "model", config, params)
             self.model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 Path(folder) / "model", attn_implementation=attention, dtype=torch.float32
             ).eval()
+        if compiled:  # what runs for every token; lengths differ, so one program for all
+            text = self.model.model.language_model
+            text.forward = torch.compile(text.forward, dynamic=True)
         generation = self.model.generation_config
         generation.eos_token_id, generation.pad_token_id = None, 0  # every completion has T tokens
         ids, image = prompt
