@@ -89,6 +89,13 @@ def test_what_waits_beside_a_program_counts(monkeypatch, tmp_path, limit, status
     assert found[1]["programs"][0]["total"] == 1.75 * 2**30
 
 
+def test_memory_that_is_donated_and_not_reused_is_a_failure(monkeypatch, capsys):
+    wasted = dataclasses.replace(FINDING, honoured=False)
+    monkeypatch.setattr(ahead, "compile_program", lambda *_: wasted)
+    assert run("--config.mesh.fsdp=4", "--stage=sft") == DOES_NOT_FIT_STATUS
+    assert "NO (1.000)" in capsys.readouterr().out
+
+
 def test_a_refusal_of_the_compiler_does_not_fit(monkeypatch, capsys):
     refused = dataclasses.replace(FINDING, memory=None, refusal="Ran out of memory on HBM")
     monkeypatch.setattr(ahead, "compile_program", lambda *_: refused)
