@@ -30,7 +30,8 @@ def choose(
     weights = jnp.exp(shifted)
     total = weights.sum(-1)
     log_total = jnp.log(total)
-    entropies = log_total - (weights * shifted).sum(-1) / total
+    # One dot, not a product and its sum: XLA's CPU adds up the latter ten times as slowly (0.10.2).
+    entropies = log_total - jnp.vecdot(weights, shifted, precision="highest") / total
     if config.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     else:
