@@ -5,7 +5,9 @@ The cache is in the loop's carry, so every step writes it in place. Its length i
 """
 
 import dataclasses
+import functools
 import typing
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -113,13 +115,13 @@ def proceed(
     rollout, places, cache = state
     # Once, not at every step:
     decode = sampler.model.decoder(params, prefix)
-    head = _transposed(sampler.model.head(params).astype(prefix.last_hidden.dtype))
+    logits_of = _output_layer(sampler.model.head(params).astype(prefix.last_hidden.dtype))
     uniforms = keys_lib.token_uniforms(places.keys, stop - start, start=start)
 
     def extend(columns: _Columns, places: Places, hidden: Array, step: Array):
         """Append the token that `hidden` ([B g D], or [B 1 D] for all of a row) predicts."""
         active, column = places.active, step - start
-        logits = jnp.einsum("bgd,dv->bgv", hidden, head, preferred_element_type=jnp.float32)
+        logits = logits_of(hidden)
         logits = jnp.broadcast_to(logits, (*active.shape, logits.shape[-1]))
         drawn = jax.lax.dynamic_index_in_dim(uniforms, column, axis=2, keepdims=False)
         chosen, log_probs, entropies = methods.choose(logits, drawn, sampler.config)
@@ -182,10 +184,17 @@ def _joined(
     return Rollout(**buffers, length=length, num_steps=step)
 
 
-def _transposed(head: Array) -> Array:
-    """The head [V D] as [D V], a small one in memory too: at every token a CPU multiplies by such a
-    matrix faster (5 to 8 % of all decoding, jax 0.10.2). Of a large one there is no second copy."""
-    return jax.lax.optimization_barrier(head.T) if head.size <= _MOST_TRANSPOSED else head.T
+def _output_layer(head: Array) -> Callable[[Array], Array]:
+    """Return what maps hidden states [B g D] to float32 logits [B g V] by the head [V D].
+
+    A small head is transposed, once: by such a matrix a CPU multiplies faster (5 to 8 % of all
+    decoding, jax 0.10.2). Of a large one there is no second copy.
+    """
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    if head.size > _MOST_TRANSPOSED:
+        return lambda hidden: product("bgd,vd->bgv", hidden, head)
+    columns = head.T
+    return lambda hidden: product("bgd,dv->bgv", hidden, columns)
 
 
 def _write(buffer: Array, column: Array, step: Array) -> Array:
