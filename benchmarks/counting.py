@@ -83,7 +83,8 @@ def _dots(jaxpr: Jaxpr, steps: int, times: float = 1) -> Iterator[tuple[Any, flo
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
-            yield equation, times
+            if _is_of_matrices(equation):
+                yield equation, times
         elif name == "cond":  # the costliest branch
             branches = [list(_dots(branch.jaxpr, steps, times)) for branch in params["branches"]]
             yield from max(branches, key=lambda dots: sum(n * _flops(d) for d, n in dots))
@@ -95,3 +96,9 @@ def _dots(jaxpr: Jaxpr, steps: int, times: float = 1) -> Iterator[tuple[Any, flo
                         yield from _dots(item.jaxpr, steps, inner)
                     elif isinstance(item, Jaxpr):
                         yield from _dots(item, steps, inner)
+
+
+def _is_of_matrices(dot: Any) -> bool:
+    """Not of vectors, row by row, which is how an entropy's sum is written."""
+    _, (batch, _) = dot.params["dimension_numbers"]
+    return dot.outvars[0].aval.ndim > len(batch)
