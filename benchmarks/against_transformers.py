@@ -12,9 +12,8 @@ time, which other load on the machine disturbs least. Compilation and a first ru
 
 transformers runs in every setting that could be its fastest: sdpa and eager attention, sdpa with
 the text model under `torch.compile`, G copies of prompt and image (what trainers do), the prompt
-read once and its cache repeated, a static cache;
-training with G copies of the image and with its features computed once. TRL's whole GRPO step:
-`against_trl.py`.
+read once and its cache repeated, a static cache; training with G copies of the image and with its
+features computed once. TRL's whole GRPO step: `against_trl.py`.
 """
 
 import argparse
