@@ -17,7 +17,7 @@ from jaxqa.models.qwen2_5_vl import layout, weights
 from jaxqa.models.qwen2_5_vl.config import Qwen2_5_VLConfig, TextConfig, VisionConfig
 from jaxqa.models.qwen2_5_vl.inputs import PromptRow, Prompts, stack_rows
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.sampling import compaction
+from jaxqa.sampling import compaction, decoding
 from jaxqa.sampling import keys as keys_lib
 from jaxqa.sampling import sampler as sampling_sampler
 from jaxqa.sampling.sampler import Rollout, Sampler, SamplingConfig
@@ -229,11 +229,12 @@ def test_no_shorter_cache_waits_beside_a_longer_one(params: Params, monkeypatch)
 
 @pytest.mark.parametrize(("stacked", "rows"), [(True, 6), (False, 6), (False, 1)])
 def test_a_growing_cache_changes_nothing_and_is_never_copied(
-    params: Params, rollout: Rollout, stacked: bool, rows: int
+    params: Params, rollout: Rollout, stacked: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """In the compiled loops nothing of the size of a cache or of the prefix is made anew, but the
-    cache itself by writing one slot in place."""
+    """In the compiled loops nothing of the size of a cache, of the prefix or of the head is made
+    anew, but the cache itself by writing one slot in place."""
     model = dataclasses.replace(MODEL, most_unstacked=0 if stacked else 10**6)
+    monkeypatch.setattr(decoding, "_MOST_TRANSPOSED", 0 if stacked else 10**6)
     sampler = dataclasses.replace(SAMPLER, model=model, cache_lengths=(3, 6))
     keys = keys_lib.sample_keys(0, "grpo", 7, np.array([10, 11, 12, 13, 14, 15])[:rows], 3)
     prompts = jax.tree.map(jnp.asarray, make_prompts(list(range(rows))))
@@ -248,6 +249,9 @@ def test_a_growing_cache_changes_nothing_and_is_never_copied(
     else:
         large = {f"f32[{rows},{heads},48,{width}]" if rows > 1 else f"f32[{heads},48,{width}]"}
         caches = [f"f32[{rows * heads * 3},{stop},{width}]" for stop in sampler.stops]
+    vocabulary, features = MODEL.head(params).shape
+    transposed = f"f32[{features},{vocabulary}]{{1,0}}"  # a small head: once, before the loop
+    large.add(f"f32[{vocabulary},{features}]{{1,0}}" if stacked else transposed)
     bodies = loop_bodies(compiled.as_text(), caches)
     assert len(bodies) == (2 if stacked else 1) * 3  # over steps, and over layers within
     for shape in large | set(caches):
