@@ -33,6 +33,27 @@ def dot_flops(
     return sum(times * _flops(dot) for dot, times in _dots(jaxpr, decoding_steps) if keep(dot))
 
 
+def elements_read(
+    function: Callable[..., Any],
+    *arguments: Any,
+    keep: Callable[[tuple[int, ...]], bool],
+    decoding_steps: int = 0,
+) -> float:
+    """Numbers in those operands of all matrix products whose shape is to be kept.
+
+    Args:
+      function, arguments, decoding_steps: as of `dot_flops`.
+      keep: which operands count, by their shape.
+    """
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    return sum(
+        times * math.prod(operand.aval.shape)
+        for dot, times in _dots(jaxpr, decoding_steps)
+        for operand in dot.invars
+        if keep(operand.aval.shape)
+    )
+
+
 def kept_bytes(function: Callable[[Any], jax.Array], params: Any) -> int:
     """What a backward pass finds of the forward pass, the parameters themselves left out.
 

@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import small_models  # noqa: E402
-from counting import abstract_prompts, dot_flops, shapes  # noqa: E402
+from counting import abstract_prompts, dot_flops, elements_read, shapes  # noqa: E402
 from interleaved import fastest  # noqa: E402
 
 from jaxqa.models.qwen2_5_vl.config import PRESETS  # noqa: E402
@@ -77,8 +77,8 @@ def counted() -> Iterator[Growth]:
     vision = [train(group, is_vision) for group in (4, 16)]
     yield Growth("vision tower in training, G 4 to 16", vision[1] / vision[0], 1.0)
     yield Growth("prefill in sampling, G 4 to 16", _prefill(16) / _prefill(4), 1.0)
-    steps = [_decode(group) for group in (4, 16)]
-    yield Growth("reading the prompt in one decoding step, G 4 to 16", steps[1] / steps[0], 4.0)
+    read = [_prompt_read(group) for group in (4, 16)]
+    yield Growth("prompt's keys and values read in a decoding step", read[1] / read[0], 1.0)
     yield from _area(model)
 
 
@@ -87,31 +87,29 @@ def _loss(model: Qwen2_5_VL, params: Any, prompts: Any, ids: Any) -> jax.Array:
     return -token_log_probs(hidden, model.head(params), ids)[0].sum()
 
 
-def _sampling(group: int, keep: Any, steps: int) -> float:
+def _rollout(group: int) -> tuple[Any, ...]:
+    """The sampler's program and its arguments' shapes."""
     model = Qwen2_5_VL(config=PRESETS["7b"], compute_dtype="bfloat16")
     sampler = _sampler(model, group, TOKENS)
     keys = jax.eval_shape(lambda: sample_keys(0, "growth", 0, np.arange(1), group))
     prompts = abstract_prompts(model.config, 1, length=PROMPT, windows=WINDOWS)
     run = functools.partial(sampling._sample.__wrapped__, sampler)
-    arguments = (model.abstract_params(), prompts, keys)
-    return dot_flops(run, *arguments, keep=keep, decoding_steps=steps)
+    return run, model.abstract_params(), prompts, keys
 
 
 def _prefill(group: int) -> float:
     """All of a rollout but its decoding steps."""
-    return _sampling(group, lambda dot: True, 0)
+    return dot_flops(*_rollout(group))
 
 
-def _decode(group: int) -> float:
-    """Products with the prompt's keys or values in the loop: as many rows as tokens, one read."""
-    text = PRESETS["7b"].text
-    keys = (1, text.num_key_value_heads, PROMPT, text.head_dim)
+def _prompt_read(group: int) -> float:
+    """Numbers of the prompt's keys and values that one decoding step multiplies by."""
 
-    def reads_prompt(dot: Any) -> bool:
-        rows = group * text.num_attention_heads // text.num_key_value_heads
-        return keys in shapes(dot) and any(rows in shape for shape in shapes(dot))
+    def is_prompt(shape: tuple[int, ...]) -> bool:
+        return PROMPT in shape and PRESETS["7b"].text.head_dim in shape
 
-    return _sampling(group, reads_prompt, 1)
+    read = [elements_read(*_rollout(group), keep=is_prompt, decoding_steps=n) for n in (0, 1)]
+    return read[1] - read[0]
 
 
 def _area(model: Qwen2_5_VL) -> Iterator[Growth]:

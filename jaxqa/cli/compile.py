@@ -44,7 +44,7 @@ def compile_run(argv: Sequence[str] | None) -> int:
     """Compile the stages of a config and say whether they fit.
 
     Returns:
-      0 if every program fits and gives its donated memory up, 1 if one does not.
+      0 if every program fits, gives its donated memory up and streams its logits, else 1.
 
     Raises:
       UserError: a bad flag or config, an unknown machine, no libtpu, a mesh of another size.
@@ -81,7 +81,11 @@ def compile_run(argv: Sequence[str] | None) -> int:
         raise UserError(f"nothing to compile: no stage of {', '.join(names)} trains the policy")
     if flags.json is not None:
         _write(flags, machine, dict(mesh.shape), limit, records)
-    good = all(record["fits"] and record["donation_honoured"] for record in records)
+    streams = ahead.streams_logits(shape, mesh)
+    good = all(
+        record["fits"] and record["donation_honoured"] and not (streams and record["logits"])
+        for record in records
+    )
     return 0 if good else DOES_NOT_FIT_STATUS
 
 

@@ -20,6 +20,7 @@ from jaxqa.errors import UserError
 from jaxqa.train.stop import Stopped
 
 _SHUTDOWN_SECONDS = 60
+_LEAST_SECONDS = {"heartbeat_timeout": 1, "step_timeout": 0, "initialization_timeout": 1}
 _NAMES = ("coordinator", "num_processes", "process_id")
 # What Open MPI (first: it may run under Slurm, as JAX has it) and Slurm set for each process.
 _DETECTED_IDS = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
@@ -67,19 +68,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process_id", help="with --coordinator: which one this is, from 0")
     group.add_argument(
         "--heartbeat_timeout",
-        default="100",
-        help="seconds after which a silent process ends the run (default: %(default)s)",
+        help="seconds after which a silent process ends the run (default: 100)",
     )
     group.add_argument(
         "--step_timeout",
-        default="3600",
         help="seconds after which a process that ends no step counts as hung: longer than setting "
-        "up, the slowest step and its compilation; 0: never (default: %(default)s)",
+        "up, the slowest step and its compilation; 0: never (default: 3600)",
     )
     group.add_argument(
         "--initialization_timeout",
-        default="300",
-        help="seconds that processes wait for each other at the start (default: %(default)s)",
+        help="seconds that processes wait for each other at the start (default: 300)",
     )
 
 
@@ -95,14 +93,16 @@ def read_flags(flags: argparse.Namespace, environment: Mapping[str, str]) -> Dis
 
     times = Distributed(
         detect=(value("distributed") or "off") == "auto",
-        heartbeat_timeout=number("heartbeat_timeout", flags.heartbeat_timeout, least=1),
-        step_timeout=number("step_timeout", flags.step_timeout, least=0),
-        initialization_timeout=number(
-            "initialization_timeout", flags.initialization_timeout, least=1
-        ),
+        **{
+            name: number(name, getattr(flags, name), least=least)
+            for name, least in _LEAST_SECONDS.items()
+            if getattr(flags, name) is not None
+        },
     )
     found = {name: value(name) for name in _NAMES}
     if flags.distributed == "off" or not any(found.values()):
+        if flags.initialization_timeout is not None and not times.detect:
+            raise UserError("--initialization_timeout: this run has no other process to wait for")
         return times
     if missing := [name for name in _NAMES if found[name] is None]:
         raise UserError(

@@ -77,7 +77,8 @@ def train(argv: Sequence[str] | None) -> int:
             f"unknown argument {rest[0]!r}; expected --config, --workdir or --config.KEY=VALUE"
         )
     others = distributed.read_flags(options, os.environ)
-    if options.child is None and (others.is_on or options.restarts is not None):
+    watched = options.restarts, options.heartbeat_timeout, options.step_timeout
+    if options.child is None and (others.is_on or any(flag is not None for flag in watched)):
         return _supervise(options, arguments, others)
     stop = StopRequest()
     if options.child is not None:

@@ -13,6 +13,7 @@ from jaxqa import sharding
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import hf_config
 from jaxqa.models.qwen2_5_vl.config import PRESETS, Qwen2_5_VLConfig
+from jaxqa.objectives import log_probabilities
 from jaxqa.stages import compiled
 from jaxqa.stages.ahead_programs import Program
 from jaxqa.stages.config import RunConfig
@@ -169,6 +170,11 @@ def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows:
         seconds=time.monotonic() - begun,
         **found,
     )
+
+
+def streams_logits(model: Qwen2_5_VLConfig, mesh: Mesh) -> bool:
+    """Whether a chip's share of the vocabulary is more than the one chunk that is kept by design."""
+    return model.text.vocab_size > log_probabilities.DEFAULT_CHUNK_SIZE * mesh.shape["tensor"]
 
 
 def completions_on_chip(stage: StageConfig, mesh: Mesh) -> int:

@@ -149,7 +149,8 @@ def largest_vocabulary_block(
     Args:
       found: the program's arrays.
       vocabulary: sizes of the vocabulary on a chip: whole, and its share.
-      widths: of the model on a chip, likewise; tables of the vocabulary by one of these are meant.
+      widths: of the model on a chip, likewise. A vocabulary by one of these is taken for a table,
+        so just as many rows of logits, in a single axis, are not found.
       rows: how many are too many.
     """
 
@@ -159,7 +160,7 @@ def largest_vocabulary_block(
         if axis is None:
             return False
         others.remove(axis)
-        count = math.prod(others)
-        return count >= rows and count not in widths
+        is_table = [size for size in others if size > 1] in ([width] for width in widths)
+        return math.prod(others) >= rows and not is_table
 
     return max(filter(is_logits, found), key=lambda buffer: buffer.size, default=None)

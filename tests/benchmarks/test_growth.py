@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import useful_flops
-from counting import abstract_prompts, dot_flops
+from counting import abstract_prompts, dot_flops, elements_read
 from useful_flops import Group
 
 from jaxqa.models.qwen2_5_vl.config import PRESETS
@@ -66,6 +66,23 @@ def test_products_are_counted_through_loops_and_branches():
     assert dot_flops(branches, a, b) == 2 * one
     assert dot_flops(loop, a, b) == 7 * one
     assert dot_flops(until, a, b, decoding_steps=4) == 4 * one
+
+
+def test_reading_a_prompt_for_every_completion_is_noticed():
+    keys = jax.ShapeDtypeStruct((11, 5), jnp.float32)
+
+    def shared(queries, keys):
+        return queries @ keys.T
+
+    def repeated(queries, keys):
+        return jax.vmap(jnp.matmul, (0, 0))(queries, jnp.repeat(keys.T[None], 7, axis=0))
+
+    def read(function, queries):
+        shape = jax.ShapeDtypeStruct((7, *queries, 5), jnp.float32)
+        return elements_read(function, shape, keys, keep=lambda shape: 11 in shape)
+
+    assert read(shared, ()) == 11 * 5
+    assert read(repeated, (1,)) == 7 * 11 * 5
 
 
 def test_useful_operations_are_those_of_the_model():

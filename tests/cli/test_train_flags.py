@@ -29,6 +29,7 @@ def test_who_the_others_are():
     assert (said.coordinator, said.num_processes, said.process_id) == ("a:1", 4, 3)
     assert said.is_on and not said.detect
     assert read("--heartbeat_timeout=7").heartbeat_timeout == 7
+    assert read("--distributed=auto", "--initialization_timeout=9").initialization_timeout == 9
     assert read().step_timeout == 3600 and read("--step_timeout=0").step_timeout == 0
 
 
@@ -48,11 +49,22 @@ def test_the_environment_speaks_where_no_flag_does():
         (("--coordinator=a:1", "--num_processes=2", "--process_id=2"), "expected 0 to 1"),
         (("--coordinator=a:1", "--num_processes=x", "--process_id=2"), "--num_processes=x"),
         (("--heartbeat_timeout=0",), "whole number of at least 1"),
+        (("--initialization_timeout=9",), "no other process to wait for"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         read(*arguments)
+
+
+@pytest.mark.parametrize("flag", ["--restarts=0", "--heartbeat_timeout=7", "--step_timeout=60"])
+def test_a_run_of_one_process_is_watched_if_asked(monkeypatch, tmp_path, flag):
+    watched = []
+    monkeypatch.setattr(train.supervisor, "supervise", lambda *how: watched.append(how) or 0)
+    assert train.train(["--config=nowhere.py", f"--workdir={tmp_path}", flag]) == 0
+    ((command, supervision),) = watched
+    assert flag in command and supervision.processes is None
+    assert supervision.silence == (7.0 if "heartbeat" in flag else 100.0)
 
 
 @pytest.mark.parametrize(

@@ -131,15 +131,22 @@ def test_a_run_survives_a_killed_process_and_stops_as_one(start):
     assert steps == [*range(1, pair.newest() + 1)]
 
 
-def test_a_hung_process_ends_the_run_in_bounded_time(start):
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "process 1 was killed"),
+        (signal.SIGSTOP, f"process 1 hung: no sign of life for {HEARTBEAT_SECONDS} s"),
+    ],
+)
+def test_a_killed_or_hung_process_ends_the_run_in_bounded_time(start, number, words):
     pair = start()
     pair.wait_for_checkpoint_after(0)
     begun = time.monotonic()
-    os.kill(pair.child(1), signal.SIGSTOP)
+    os.kill(pair.child(1), number)
     assert pair.statuses() == [4, 4], pair.printed(0) + pair.printed(1)
     assert time.monotonic() - begun < 6 * HEARTBEAT_SECONDS
     last = [pair.printed(number).splitlines()[-1] for number in range(2)]
     assert last[0].startswith("error: process 1 of 2 died or hung (seen by process 0)")
-    assert last[1].startswith(f"error: process 1 hung: no sign of life for {HEARTBEAT_SECONDS} s")
+    assert last[1].startswith(f"error: {words}")
     assert all("run the same command again" in line for line in last)
     assert (pair.work / "process_0.stderr.txt").stat().st_size > 0

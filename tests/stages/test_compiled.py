@@ -29,6 +29,8 @@ ENTRY %main (a: f32[4,16], b: f32[4000,32]) -> (f32[4,16], f32[]) {
   %table = f32[32,4000]{1,0} transpose(%b), metadata={op_name="jit(update)/table"}
   %rows = f32[6,4000]{1,0} dot(%a, %b), metadata={op_name="jit(update)/one token each"}
   %logits = f32[2,3,5,4000]{3,2,1,0} dot(%a, %b), metadata={op_name="jit(update)/logits"}
+  %folded = f32[1,4,8,5000]{3,2,1,0} dot(%a, %b), metadata={op_name="jit(update)/logits"}
+  %table = bf16[1,32,6000]{2,1,0} dot(%a, %b), metadata={op_name="jit(update)/head"}
   %share = bf16[40,1000]{1,0} dot(%a, %b), metadata={op_name="jit(update)/share"}
   ROOT %t = (f32[4,16]{1,0}, f32[]) tuple(%a, %s)
 }
@@ -62,7 +64,8 @@ def test_logits_are_told_from_tables_and_from_single_tokens():
 
     assert str(found({4000})) == "f32[2,3,5,4000]"
     assert str(found({1000})) == "bf16[40,1000]"
-    assert found({77}) is None
+    assert str(found({5000})) == "f32[1,4,8,5000]"  # as many rows as the model is wide, folded
+    assert found({6000}) is None and found({77}) is None
 
 
 def test_donated_arrays_are_counted():

@@ -18,7 +18,6 @@ from jaxqa import sharding, tree
 from jaxqa.errors import UserError
 from jaxqa.models.qwen2_5_vl import parts
 from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
-from jaxqa.nn.linear import matmul
 from jaxqa.sampling.config import SamplingConfig
 from jaxqa.sampling.keys import sample_keys
 from jaxqa.sampling.sampler import Sampler, _sample
@@ -130,24 +129,6 @@ def test_an_own_copy_outlives_its_original(params):
     shared = parts.compute_copy(original, "float32", own=False)
     for one, other in zip(jax.tree.leaves(shared), jax.tree.leaves(original), strict=True):
         assert one is other
-
-
-def test_gradients_of_a_cast_product():
-    rng = np.random.default_rng(0)
-    x, kernel, slope = (rng.standard_normal(s).astype(np.float32) for s in ((9, 5), (5, 4), (9, 4)))
-    rounded = jnp.asarray(x, jnp.bfloat16)
-
-    def loss(x, kernel):
-        return (matmul(x, kernel).astype(jnp.float32) * slope).sum()
-
-    d_x, d_kernel = jax.grad(loss, argnums=(0, 1))(rounded, jnp.asarray(kernel))
-    assert (d_x.dtype, d_kernel.dtype) == ("bfloat16", "float32")
-    truths = slope @ kernel.T, np.asarray(rounded, np.float32).T @ slope
-    for found, truth in zip((d_x, d_kernel), truths, strict=True):
-        error = np.abs(np.asarray(found, np.float32) - truth).max()
-        assert error < 0.02 * np.abs(truth).max()
-    same = jax.grad(lambda k: (matmul(jnp.asarray(x), k) * slope).sum())(jnp.asarray(kernel))
-    np.testing.assert_allclose(same, x.T @ slope, rtol=1e-5, atol=1e-6)
 
 
 def test_a_reference_on_the_host_gives_the_same(params, rows):
