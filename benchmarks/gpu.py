@@ -4,12 +4,12 @@
     python benchmarks/gpu.py --plan                     bytes that training should take, by count
     python benchmarks/gpu.py --preset=tiny              the same journey on a CPU, to see it work
 
-Needs jax, flax, optax and jaxtyping; no weights, no data, no tokenizer. Prompts hold an image of 756 x 1036
-pixels (999 tokens) and a question, together 1152 tokens; completions are 160 tokens long, whatever
-is sampled. Utilisation counts `useful_flops`. Times are medians. The most important part comes
-first; a figure is printed and written as soon as it is there, and what fails leaves its error in
-the figure's place. What would end too late, by a guess of how long it takes, is skipped; a second
-run with `--parts` finds its programs compiled.
+Needs jax, flax, optax and jaxtyping; no weights, no data, no tokenizer. Prompts hold an image of
+756 x 1036 pixels (999 tokens) and a question, together 1152 tokens; completions are 160 tokens
+long, whatever is sampled. Utilisation counts `useful_flops`. Times are medians. The most important
+part comes first; a figure is printed and written as soon as it is there, and what fails leaves its
+error in the figure's place. What would end too late, by a guess of how long it takes, is skipped; a
+second run with `--parts` finds its programs compiled.
 """
 
 import argparse

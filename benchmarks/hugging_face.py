@@ -60,18 +60,18 @@ class HuggingFace:
             images=[image], return_tensors="pt", input_data_format="channels_last"
         )
 
-    def generate(self, length: int, *, greedy: bool = False, cache: str | None = None) -> Any:
+    def generate(self, length: int, *, greedy: bool = False, static: bool = False) -> Any:
         """G copies of prompt and image, as trainers call it; the tokens [G T]."""
         ids = self.ids.expand(self.group, -1)
         with torch.inference_mode():
             output = self.model.generate(
                 **self._inputs(ids, self.group),
                 **_options(length, greedy),
-                **({"cache_implementation": cache} if cache else {}),
+                **({"cache_implementation": "static"} if static else {}),
             )
         return output[:, ids.shape[1] :]
 
-    def generate_prefilled(self, length: int, *, greedy: bool = False) -> Any:
+    def generate_prefilled(self, length: int, *, greedy: bool = False, static: bool = False) -> Any:
         """The prompt read once, its cache repeated G times, then generation goes on from it."""
         ids = self.ids.expand(self.group, -1)
         with torch.inference_mode():
@@ -80,6 +80,8 @@ class HuggingFace:
             cache = prefilled.past_key_values
             cache.crop(-1)  # `generate` reads the last token itself
             cache.batch_repeat_interleave(self.group)
+            if static:
+                cache = self._static(cache, ids.shape[1] + length)
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -122,6 +124,14 @@ class HuggingFace:
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.data, parameter.grad = parameter.grad, parameter.data
+
+    def _static(self, cache: transformers.DynamicCache, length: int) -> transformers.StaticCache:
+        """A cache of `length` slots that begins with what another holds."""
+        text = self.model.config.get_text_config()
+        static = transformers.StaticCache(text, max_cache_len=length)
+        for number, layer in enumerate(cache.layers):
+            static.update(layer.keys, layer.values, number)
+        return static
 
     def _inputs(self, ids: torch.Tensor, copies: int) -> dict[str, torch.Tensor]:
         return {

@@ -15,6 +15,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jaxqa.errors import UserError
 from jaxqa.train.stop import Stopped
@@ -91,14 +92,13 @@ def read_flags(flags: argparse.Namespace, environment: Mapping[str, str]) -> Dis
     def value(name: str) -> str | None:
         return getattr(flags, name) or environment.get(f"JAXQA_{name.upper()}") or None
 
-    times = Distributed(
-        detect=(value("distributed") or "off") == "auto",
-        **{
-            name: number(name, getattr(flags, name), least=least)
-            for name, least in _LEAST_SECONDS.items()
-            if getattr(flags, name) is not None
-        },
-    )
+    given = {name: getattr(flags, name) for name in _LEAST_SECONDS}
+    seconds: dict[str, Any] = {
+        name: number(name, text, least=_LEAST_SECONDS[name])
+        for name, text in given.items()
+        if text is not None
+    }
+    times = Distributed(detect=(value("distributed") or "off") == "auto", **seconds)
     found = {name: value(name) for name in _NAMES}
     if flags.distributed == "off" or not any(found.values()):
         if flags.initialization_timeout is not None and not times.detect:

@@ -173,7 +173,7 @@ def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows:
 
 
 def streams_logits(model: Qwen2_5_VLConfig, mesh: Mesh) -> bool:
-    """Whether a chip's share of the vocabulary is more than the one chunk that is kept by design."""
+    """Whether a chip's share of the vocabulary is more than the one chunk kept by design."""
     return model.text.vocab_size > log_probabilities.DEFAULT_CHUNK_SIZE * mesh.shape["tensor"]
 
 

@@ -63,7 +63,7 @@ def test_the_comparison_with_transformers_runs(tmp_path):
     printed = run(script, "--size=tiny", "--rounds=1", "--json", str(out), *sizes)
     figures = json.loads(out.read_text())
     assert max(figures["training"].pop("gradient_gaps").values()) < 1e-4
-    assert len(figures["generation"]) == 7 and len(figures["training"]) == 6
+    assert len(figures["generation"]) == 8 and len(figures["training"]) == 6
     assert all(name in printed for table in figures.values() for name in table)
 
 
