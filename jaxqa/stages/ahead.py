@@ -158,7 +158,7 @@ def compile_program(program: Program, model: Qwen2_5_VLConfig, mesh: Mesh, rows:
     return Finding(
         memory=memory,
         refusal=None,
-        honoured=compiled.aliases(text) >= len(jax.tree.leaves(program.donated)),
+        honoured=compiled.is_reused(program.donated, text, memory.aliased),
         gather=compiled.largest(arrays, "all-gather"),
         reduction=compiled.largest(arrays, "all-reduce"),
         logits=compiled.largest_vocabulary_block(

@@ -123,6 +123,21 @@ def aliases(text: str) -> int:
     return len(re.findall(r"(?:may|must)-alias", header))
 
 
+def is_reused(donated: Any, text: str, aliased: int) -> bool:
+    """Whether every donated array gives its place to an output.
+
+    Single numbers do not count: those that a program does not read are not passed to it, such as
+    the place-holders in the state of Adafactor.
+
+    Args:
+      donated: placed arrays (or `jax.ShapeDtypeStruct`s).
+      text: HLO of the compiled program.
+      aliased: bytes that it reuses on a chip.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(donated) if math.prod(leaf.shape) > 1]
+    return aliases(text) >= len(arrays) and aliased >= bytes_on_chip(arrays)
+
+
 def buffers(text: str) -> Iterator[Buffer]:
     """Arrays that the instructions of the HLO `text` make; of a tuple, each part."""
     for line in text.splitlines():

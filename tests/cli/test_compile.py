@@ -81,6 +81,15 @@ def test_every_program_of_every_stage_gives_back_what_it_was_given(tmp_path):
     assert rollout["beside"] > 0 and rollout["donated"] == 0
 
 
+@pytest.mark.slow
+def test_what_an_optimizer_never_reads_is_no_lost_memory(tmp_path):
+    flags = ("--config.sft.optimizer.rule=adafactor", "--config.sft.optimizer.beta1=0.0")
+    status, found = programs(tmp_path, *flags, "--config.mesh.fsdp=4", "--stage=sft")
+    (update,) = found["programs"]
+    assert status == 0 and update["donation_honoured"]
+    assert update["bytes"]["aliased"] < update["donated"]
+
+
 @pytest.mark.parametrize("limit, status", [(1.75, 0), (1.74, DOES_NOT_FIT_STATUS)])
 def test_what_waits_beside_a_program_counts(monkeypatch, tmp_path, limit, status):
     monkeypatch.setattr(ahead, "compile_program", lambda *_: FINDING)
@@ -94,6 +103,17 @@ def test_memory_that_is_donated_and_not_reused_is_a_failure(monkeypatch, capsys)
     monkeypatch.setattr(ahead, "compile_program", lambda *_: wasted)
     assert run("--config.mesh.fsdp=4", "--stage=sft") == DOES_NOT_FIT_STATUS
     assert "NO (1.000)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("vocabulary", "status"), [(4096, 0), (10000, DOES_NOT_FIT_STATUS)])
+def test_logits_kept_whole_are_a_failure_unless_one_chunk_holds_them(
+    monkeypatch, vocabulary, status
+):
+    kept = compiled.Buffer(op="dot", origin="", dtype="f32", shape=(9, 160, vocabulary))
+    finding = dataclasses.replace(FINDING, logits=kept)
+    monkeypatch.setattr(ahead, "compile_program", lambda *_: finding)
+    size = f"--config.model.text.vocab_size={vocabulary}"
+    assert run(size, "--config.mesh.fsdp=4", "--stage=sft") == status
 
 
 def test_a_refusal_of_the_compiler_does_not_fit(monkeypatch, capsys):

@@ -73,6 +73,17 @@ def test_donated_arrays_are_counted():
     assert compiled.aliases("HloModule x, entry_computation_layout={}") == 0
 
 
+def test_what_was_donated_is_reused_whole_or_not_at_all():
+    place = NamedSharding(sharding.make_mesh(sharding.MeshConfig(fsdp=2)), P())
+    given = [jax.ShapeDtypeStruct(shape, np.float32, sharding=place) for shape in ((3, 5), (7,))]
+    unread = [jax.ShapeDtypeStruct(shape, np.float32, sharding=place) for shape in ((), (1,))]
+    size = 4 * (3 * 5 + 7)
+    assert compiled.is_reused([], "HloModule x", 0)
+    assert compiled.is_reused(given + unread, TEXT, size)
+    assert not compiled.is_reused(given, TEXT, size - 1)
+    assert not compiled.is_reused(given + given[:1], TEXT, 2 * size)  # TEXT has two aliases
+
+
 @pytest.mark.parametrize("donated", [True, False])
 def test_a_real_program(donated):
     mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=4))
