@@ -104,6 +104,7 @@ PLANS = (
     Plan(size="3B", topology="v6e:2x2", fsdp=4, micro_batches=16),
     Plan(size="3B", topology="v5p:2x2x1", fsdp=4, micro_batches=16),
     Plan(size="7B", topology="v5e:2x4", fsdp=8, micro_batches=8, adapters=64),
+    Plan(size="72B", topology="v5p:2x2x1", fsdp=4, micro_batches=16, adapters=64),
 )
 """In the order of their worth."""
 

@@ -68,9 +68,8 @@ def compile_run(argv: Sequence[str] | None) -> int:
     screen.introduce(machine.name, dict(mesh.shape), shape, flags.layers)
     for name in names:
         findings = []
-        for program in ahead_programs.stage_programs(run, name, shape, mesh):
-            if flags.program and program.name not in flags.program:
-                continue
+        wanted = flags.program or ahead_programs.PROGRAMS
+        for program in ahead_programs.stage_programs(run, name, shape, mesh, wanted=wanted):
             screen.announce(name, program.name)
             rows = ahead.completions_on_chip(run.sections[name], mesh)
             findings.append(ahead.compile_program(program, shape, mesh, rows))
@@ -99,8 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--program",
         action="append",
-        choices=("rollout", "reference", "update"),
-        help="only this program of a stage; may be given again",
+        choices=("rollout", "prefill", "decode", "reference", "update"),
+        help="only this program of a stage; may be given again. rollout is the whole of it as one "
+        "program; prefill (with the first stretch of decoding) and decode (the last) are what "
+        "training runs in its place (default: rollout, reference, update)",
     )
     parser.add_argument(
         "--preset", help="a released size (3B, 7B, 32B, 72B), in place of config.model.path"

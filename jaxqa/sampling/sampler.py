@@ -123,9 +123,33 @@ class Sampler:
     def lower(self, params: Params, prompts: Any, keys: Any) -> jax.stages.Lowered:
         """The whole of prefill and decoding lowered, not run; all may be `jax.ShapeDtypeStruct`s.
 
-        With `row_blocks` a call runs the same in pieces, which take less memory at a time.
+        With `row_blocks` a call runs the same in pieces: `lower_first`, `lower_last`.
         """
         return _sample.lower(self, params, prompts, keys)
+
+    def lower_first(self, params: Params, prompts: Any, keys: Any) -> jax.stages.Lowered:
+        """Prefill and the first stretch, as a call with `row_blocks` runs them."""
+        return _begin.lower(self, params, prompts, keys)
+
+    def lower_last(
+        self, params: Params, first: jax.stages.Lowered
+    ) -> tuple[jax.stages.Lowered, tuple[Rollout, Any]]:
+        """The last stretch where nobody has left, which is when it takes most.
+
+        Args:
+          params: as of `first`.
+          first: from `lower_first`; compiled to learn where its results lie, which takes as long
+            as compiling it does.
+
+        Returns:
+          It, and the rollout and the cache that it is given for good, as `jax.ShapeDtypeStruct`s.
+        """
+        prefix, (rollout, places, cache), _ = _results(first)
+        number, width = len(self.stops) - 1, self.config.num_samples
+        room = _make_room.lower(self, number, width, prefix, places, cache)
+        prefix, places, cache = _results(room)
+        state = rollout, places, cache
+        return _proceed.lower(self, number, params, prefix, state), (rollout, cache)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -211,6 +235,15 @@ def _proceed(
     with sharding.on_mesh(sampler.mesh):
         state = decoding.proceed(sampler, params, prefix, state, start=start, stop=stop)
     return state, _rows_needed(sampler, state[1])
+
+
+def _results(lowered: jax.stages.Lowered) -> Any:
+    """What a program returns, as `jax.ShapeDtypeStruct`s that lie where the compiler puts it."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lowered.out_info,
+        lowered.compile().output_shardings,
+    )
 
 
 def _rows_needed(sampler: Sampler, places: Places) -> tuple[Array, ...]:

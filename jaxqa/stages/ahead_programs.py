@@ -1,7 +1,7 @@
 """What the stages of a run compile, at their largest shapes; nothing is allocated."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from jaxqa.stages import abstract, adapters, compiled, programs
 from jaxqa.stages.config import RunConfig
 from jaxqa.stages.sections import GrpoStage, SftStage, StageConfig, WarmupStage
 from jaxqa.typing import Params
+
+PROGRAMS = ("rollout", "reference", "update")
+STRETCHES = ("prefill", "decode")
+"""Of a rollout: prefill with the first stretch of decoding, and the last stretch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +41,18 @@ class Program:
 
 
 def stage_programs(
-    config: RunConfig, name: str, architecture: Qwen2_5_VLConfig, mesh: Mesh
+    config: RunConfig,
+    name: str,
+    architecture: Qwen2_5_VLConfig,
+    mesh: Mesh,
+    *,
+    wanted: Collection[str] = PROGRAMS,
 ) -> Iterator[Program]:
     """What stage `name` compiles for its largest shapes; nothing if it does not train.
+
+    Args:
+      config, name, architecture, mesh: of the run.
+      wanted: names out of PROGRAMS and STRETCHES.
 
     Raises:
       UserError: its rows do not divide over the mesh.
@@ -55,10 +68,13 @@ def stage_programs(
     model = dataclasses.replace(
         config.model.policy(architecture, mesh), lora=adapters.lora_of(config, name)
     )
-    if isinstance(stage, GrpoStage):
-        yield from _grpo_programs(config, name, stage, model, mesh)
+    if not isinstance(stage, GrpoStage):
+        found = iter([_update_program(config, stage, model, mesh)])
     else:
-        yield _update_program(config, stage, model, mesh)
+        found = _grpo_programs(
+            config, name, stage, model, mesh, stretches=not set(STRETCHES).isdisjoint(wanted)
+        )
+    yield from (program for program in found if program.name in wanted)
 
 
 def _update_program(
@@ -83,7 +99,13 @@ def _update_program(
 
 
 def _grpo_programs(
-    config: RunConfig, name: str, stage: GrpoStage, model: Qwen2_5_VL, mesh: Mesh
+    config: RunConfig,
+    name: str,
+    stage: GrpoStage,
+    model: Qwen2_5_VL,
+    mesh: Mesh,
+    *,
+    stretches: bool,
 ) -> Iterator[Program]:
     """Sampling, the reference where there is a KL penalty, and the update."""
     params = abstract.policy(model, mesh)
@@ -103,11 +125,13 @@ def _grpo_programs(
     batch = abstract.grpo(stage, sampler, (copy, prompts, keys), mesh)
     reference = _reference(config, name, model, mesh)
     waiting = 0 if stage.reference_placement == "host" else compiled.bytes_on_chip(reference.kept)
-    yield Program(
-        name="rollout",
-        lower=lambda: sampler.lower(copy, prompts, keys),
-        beside=compiled.bytes_on_chip((state.opt_state, _copied(params, copy))) + waiting,
-    )
+    resting = compiled.bytes_on_chip((state.opt_state, _copied(params, copy))) + waiting
+    yield Program(name="rollout", lower=lambda: sampler.lower(copy, prompts, keys), beside=resting)
+    if stretches and len(sampler.stops) > 1:
+        first = sampler.lower_first(copy, prompts, keys)
+        yield Program(name="prefill", lower=lambda: first, beside=resting)
+        last, given = sampler.lower_last(copy, first)
+        yield Program(name="decode", lower=lambda: last, donated=given, beside=resting)
     used = batch.micro_batches
     if stage.objective.beta:
         log_probs = programs.reference_log_probs(reference.model, stage, mesh)

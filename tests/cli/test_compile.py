@@ -90,6 +90,19 @@ def test_what_an_optimizer_never_reads_is_no_lost_memory(tmp_path):
     assert update["bytes"]["aliased"] < update["donated"]
 
 
+@pytest.mark.slow
+def test_a_rollout_is_compiled_as_training_runs_it(tmp_path):
+    """Two stretches: the first with prefill, and the last, which gets the cache for good."""
+    longer = "--config.grpo.sampling.max_new_tokens=200"
+    names = ("rollout", "prefill", "decode")
+    wanted = [f"--program={name}" for name in names]
+    status, found = programs(tmp_path, *WIDE, longer, "--config.mesh.fsdp=4", *wanted)
+    whole, prefill, decode = found["programs"]
+    assert status == 0 and [p["program"] for p in found["programs"]] == list(names)
+    assert decode["donation_honoured"] and decode["donated"] > 0 == prefill["donated"]
+    assert max(prefill["total"], decode["total"]) <= 1.05 * whole["total"]
+
+
 @pytest.mark.parametrize("limit, status", [(1.75, 0), (1.74, DOES_NOT_FIT_STATUS)])
 def test_what_waits_beside_a_program_counts(monkeypatch, tmp_path, limit, status):
     monkeypatch.setattr(ahead, "compile_program", lambda *_: FINDING)
