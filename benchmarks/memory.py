@@ -126,12 +126,12 @@ GPUS = (
 )
 """Name, number, GiB that training may take of one."""
 
-BYTES_PER_PARAMETER = (22, 16)
-"""Parameters 4, gradients 4, a copy in bfloat16 2, and in float32 moments 8, gradients' sum over
-micro-batches 4, or, in bfloat16, 4 and 2."""
+BYTES_PER_PARAMETER = {"float32": 22, "bfloat16": 16, "Adafactor": 12}
+"""Parameters 4, gradients 4, a copy in bfloat16 2; and AdamW's moments 8 with the gradients' sum
+over micro-batches 4, in bfloat16 4 and 2; Adafactor without momentum about 0, a bfloat16 sum 2."""
 
-ACTIVATIONS_GIB = 8.4
-"""Of one group at a time, see docs/memory.md."""
+WORK_GIB = {"3B": 4.2, "7B": 5.6, "32B": 7.3, "72B": 8.3}
+"""What the work on one layer takes of one group, see docs/memory.md."""
 
 
 def main() -> int:
@@ -222,24 +222,49 @@ def table(rows: list[Row]) -> str:
 
 
 def arithmetic() -> str:
-    """Markdown: what GPUs would hold, by counting bytes; nothing is compiled."""
+    """Markdown: what GPUs would hold, by counting bytes and a trace; nothing is compiled."""
+    names = list(BYTES_PER_PARAMETER)
     lines = [
-        "| model | GPUs | moments and sum float32 | bfloat16 | reference, bfloat16 | fits |",
-        "|---|---|---|---|---|---|",
+        f"| model | GPUs | AdamW {names[0]} | {' | '.join(names[1:])} | reference | fits |",
+        "|---|---|---|---|---|---|---|",
     ]
     for size, parameters in PARAMETERS.items():
+        activations = kept_gib(size) + WORK_GIB[size]
         for label, count, memory in GPUS:
             share = parameters / count / GIB
-            totals = [share * size_of + ACTIVATIONS_GIB for size_of in BYTES_PER_PARAMETER]
+            totals = [share * size_of + activations for size_of in BYTES_PER_PARAMETER.values()]
             fitting = [
                 f"{name}{more}"
-                for name, total in zip(("float32", "bfloat16"), totals, strict=True)
+                for name, total in zip(names, totals, strict=True)
                 for more, extra in ((" with a reference", 2 * share), (" without one", 0.0))
                 if total + extra <= memory
             ]
             cells = [size, label, *(f"{total:.0f}" for total in totals), f"{2 * share:.0f}"]
             lines.append(f"| {' | '.join([*cells, fitting[0] if fitting else 'no'])} |")
     return "\n".join(lines)
+
+
+def kept_gib(size: str) -> float:
+    """What the backward pass of one group finds of the forward pass, by full rematerialisation."""
+    # Imported here: nothing else of this file needs JAX.
+    import jax
+    import jax.numpy as jnp
+    from counting import abstract_prompts, kept_bytes
+    from memory_config import COMPLETION_TOKENS, COMPLETIONS, PROMPT_TOKENS, WINDOWS
+
+    from jaxqa.models.qwen2_5_vl.config import PRESETS
+    from jaxqa.models.qwen2_5_vl.model import Qwen2_5_VL
+    from jaxqa.train.losses import completion_log_probs
+
+    model = Qwen2_5_VL(config=PRESETS[size.lower()], compute_dtype="bfloat16", remat="full")
+    shapes = abstract_prompts(model.config, 1, length=PROMPT_TOKENS, windows=WINDOWS)
+
+    def loss(params: Any) -> Any:
+        prompts = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        ids = jnp.zeros((1, COMPLETIONS, COMPLETION_TOKENS), jnp.int32)
+        return completion_log_probs(model, params, prompts, ids)[0].sum()
+
+    return kept_bytes(loss, model.abstract_params()) / GIB
 
 
 def cell(row: Row | None) -> str:
