@@ -105,25 +105,31 @@ def generation(options: argparse.Namespace, params: Any) -> dict[str, Any]:
         )
     greedy = dataclasses.replace(sampler.config, temperature=0.0)
     expected = dataclasses.replace(sampler, config=greedy)(params, prompts, keys).token_ids[0]
-    for other in others.values():
-        for write in (other.generate, other.generate_prefilled):
-            agreement = np.mean(write(length, greedy=True).numpy() == np.asarray(expected))
-            if agreement < 0.9:  # near ties may round differently; another prompt would not agree
-                raise AssertionError(f"only {agreement:.0%} of the greedy tokens agree")
+    writers = settings_of(others, length)
+    for name, write in writers.items():
+        agreement = np.mean(write(greedy=True).numpy() == np.asarray(expected))
+        if agreement < 0.9:  # near ties may round differently; another prompt would not agree
+            raise AssertionError(f"{name}: only {agreement:.0%} of the greedy tokens agree")
     runs: dict[str, Callable[[], Any]] = {
         "jaxqa": lambda: jax.block_until_ready(sampler(params, prompts, keys)),
         "jaxqa, loop over layers": lambda: jax.block_until_ready(stacked(params, prompts, keys)),
     }
+    runs |= writers
+    title = f"Generation, P={options.generation_prompt}"
+    return report(title, fastest(runs, options.rounds), tokens=group * length)
+
+
+def settings_of(others: Mapping[str, Any], length: int) -> dict[str, Callable[..., Any]]:
+    """Every way in which transformers may write `length` tokens, by name."""
+    found: dict[str, Callable[..., Any]] = {}
     for name, other in others.items():
         for kind, static in (("", False), (", static cache", True)):
             if static and name == "eager":  # the slowest already
                 continue
-            copies = functools.partial(other.generate, length, static=static)
-            runs[f"{name}{kind}, G copies"] = copies
-            once = functools.partial(other.generate_prefilled, length, static=static)
-            runs[f"{name}{kind}, prompt read once"] = once
-    title = f"Generation, P={options.generation_prompt}"
-    return report(title, fastest(runs, options.rounds), tokens=group * length)
+            ways = {"G copies": other.generate, "prompt read once": other.generate_prefilled}
+            for way, write in ways.items():
+                found[f"{name}{kind}, {way}"] = functools.partial(write, length, static=static)
+    return found
 
 
 def training(options: argparse.Namespace, params: Any) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def compile_run(argv: Sequence[str] | None) -> int:
     limit = machine.usable if flags.limit is None else flags.limit
     records, screen = [], compile_screen.Screen(limit)
     screen.introduce(machine.name, dict(mesh.shape), shape, flags.layers)
+    wanted = flags.program or ahead_programs.PROGRAMS
     for name in names:
         findings = []
-        wanted = flags.program or ahead_programs.PROGRAMS
         for program in ahead_programs.stage_programs(run, name, shape, mesh, wanted=wanted):
             screen.announce(name, program.name)
             rows = ahead.completions_on_chip(run.sections[name], mesh)
@@ -77,7 +77,10 @@ def compile_run(argv: Sequence[str] | None) -> int:
         if findings:
             screen.show(name, findings)
     if not records:
-        raise UserError(f"nothing to compile: no stage of {', '.join(names)} trains the policy")
+        raise UserError(
+            f"nothing to compile: no stage of {', '.join(names)} has {' or '.join(wanted)}; a "
+            "rollout of one stretch (docs/sampling.md) has no prefill and decode of its own"
+        )
     if flags.json is not None:
         _write(flags, machine, dict(mesh.shape), limit, records)
     streams = ahead.streams_logits(shape, mesh)

@@ -69,16 +69,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process_id", help="with --coordinator: which one this is, from 0")
     group.add_argument(
         "--heartbeat_timeout",
-        help="seconds after which a silent process ends the run (default: 100)",
+        help="seconds after which a silent process ends the run (default: "
+        f"{Distributed.heartbeat_timeout})",
     )
     group.add_argument(
         "--step_timeout",
         help="seconds after which a process that ends no step counts as hung: longer than setting "
-        "up, the slowest step and its compilation; 0: never (default: 3600)",
+        f"up, the slowest step and its compilation; 0: never (default: {Distributed.step_timeout})",
     )
     group.add_argument(
         "--initialization_timeout",
-        help="seconds that processes wait for each other at the start (default: 300)",
+        help="seconds that processes wait for each other at the start (default: "
+        f"{Distributed.initialization_timeout})",
     )
 
 

@@ -1,6 +1,7 @@
 """What the stages of a run compile, at their largest shapes; nothing is allocated."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +72,7 @@ def stage_programs(
     if not isinstance(stage, GrpoStage):
         found = iter([_update_program(config, stage, model, mesh)])
     else:
-        found = _grpo_programs(
-            config, name, stage, model, mesh, stretches=not set(STRETCHES).isdisjoint(wanted)
-        )
+        found = _grpo_programs(config, name, stage, model, mesh, wanted)
     yield from (program for program in found if program.name in wanted)
 
 
@@ -104,10 +103,9 @@ def _grpo_programs(
     stage: GrpoStage,
     model: Qwen2_5_VL,
     mesh: Mesh,
-    *,
-    stretches: bool,
+    wanted: Collection[str],
 ) -> Iterator[Program]:
-    """Sampling, the reference where there is a KL penalty, and the update."""
+    """Sampling, its stretches if wanted, the reference of a KL penalty, and the update."""
     params = abstract.policy(model, mesh)
     copy = abstract.sampling_copy(params, model.compute_dtype, config.mesh)
     training = programs.training(model, stage, mesh, params)
@@ -127,11 +125,12 @@ def _grpo_programs(
     waiting = 0 if stage.reference_placement == "host" else compiled.bytes_on_chip(reference.kept)
     resting = compiled.bytes_on_chip((state.opt_state, _copied(params, copy))) + waiting
     yield Program(name="rollout", lower=lambda: sampler.lower(copy, prompts, keys), beside=resting)
-    if stretches and len(sampler.stops) > 1:
-        first = sampler.lower_first(copy, prompts, keys)
-        yield Program(name="prefill", lower=lambda: first, beside=resting)
-        last, given = sampler.lower_last(copy, first)
-        yield Program(name="decode", lower=lambda: last, donated=given, beside=resting)
+    if len(sampler.stops) > 1:
+        begin = functools.partial(sampler.lower_first, copy, prompts, keys)
+        yield Program(name="prefill", lower=begin, beside=resting)
+        if "decode" in wanted:  # what it is given is known once the first stretch is compiled
+            last, given = sampler.lower_last(copy, begin())
+            yield Program(name="decode", lower=lambda: last, donated=given, beside=resting)
     used = batch.micro_batches
     if stage.objective.beta:
         log_probs = programs.reference_log_probs(reference.model, stage, mesh)

@@ -147,6 +147,7 @@ def test_a_refusal_of_the_compiler_does_not_fit(monkeypatch, capsys):
         (("--stage=grop",), "cpu:1", "--stage: no stage 'grop'; this run has warmup, sft, grpo"),
         (("--preset=8B",), "cpu:1", "--preset: got '8B'; expected one of tiny, 3b, 7b, 32b, 72b"),
         (("--layers=9",), "cpu:1", "--layers: got 9; the model has 1 text layers"),
+        (("--program=decode",), "cpu:1", "no stage of grpo has decode; a rollout of one stretch"),
         (("--config.grpo.batch_size=6",), "cpu:4", "rows of a micro-batch of config.grpo is 6"),
         (("--config.grpo.batch_sise=6",), "cpu:4", "has no key 'batch_sise'"),
     ],
